@@ -1,0 +1,1 @@
+"""A party's own service: warrants today; keys, consents and high-water marks later."""

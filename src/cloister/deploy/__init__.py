@@ -1,0 +1,1 @@
+"""Renders what a platform needs to start a node."""

@@ -1,0 +1,1 @@
+"""Rounds between attested nodes: wire protocol, strategies, server and worker."""

@@ -1,0 +1,111 @@
+"""What the engine asks of a task, without naming a framework.
+
+A task is ordinary user code: it knows a model, a loss and how to read its records. The
+engine knows rounds. Between them stand these protocols; `workloads` implements them for
+PyTorch, and a task in plain NumPy may implement them itself.
+
+Whatever a learner does in a round depends only on the plan, the party's data, the model
+it was given and the round's number. So a round that was interrupted can be redone to
+the same bits, and nothing of a learner has to be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from cloister.federation.layout import ModelBuffer
+from cloister.storage.records import DataSource, Schema
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSettings:
+    """What the plan fixes for a worker.
+
+    Attributes:
+        party: The worker's party; it seeds the worker's own randomness.
+        batch_size: Examples a step.
+        seed: The plan's seed.
+        threads: Threads of the framework; with the precision it decides the bits.
+        precision: Arithmetic of the forward and backward pass.
+    """
+
+    party: str
+    batch_size: int
+    seed: int
+    threads: int
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one training step says beside its gradient.
+
+    Attributes:
+        examples: Number of examples the step used; the weight of its update.
+        loss_sum: Sum of the loss over those examples.
+    """
+
+    examples: int
+    loss_sum: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Sums over a party's held-out examples, to be added across parties.
+
+    Attributes:
+        examples: Number of held-out examples.
+        sums: For each metric, the sum over those examples.
+    """
+
+    examples: int
+    sums: Mapping[str, float]
+
+
+class Learner(Protocol):
+    """A task at work on one party's data; used by one thread at a time."""
+
+    def load(self, model: ModelBuffer) -> None:
+        """Takes over the values of `model`; keeps no reference to it."""
+        ...
+
+    def step(self, round_number: int, out: ModelBuffer) -> StepReport:
+        """Computes one step on the round's batch.
+
+        Args:
+            round_number: Counts from 1; decides the batch and all randomness.
+            out: Receives the mean gradient over the batch in its parameters, and the
+                statistics after the step.
+        """
+        ...
+
+    def evaluate(self) -> Evaluation:
+        """Evaluates the loaded model on the party's held-out records."""
+        ...
+
+
+class Task(Protocol):
+    """A model, a loss and a data pipeline, as one class of the plan's task file."""
+
+    def schema(self) -> Schema:
+        """Returns what a record of this task's data holds."""
+        ...
+
+    def initial_model(self, *, seed: int) -> ModelBuffer:
+        """Returns the model training starts from, with its layout.
+
+        Must give the same bits for the same seed on every node.
+        """
+        ...
+
+    def learner(self, source: DataSource, settings: LearnerSettings) -> Learner:
+        """Returns a learner on one party's data.
+
+        Raises:
+            StorageError: If the data does not fit the schema.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""What everybody signs, and what each node alone knows."""

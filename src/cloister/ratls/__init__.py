@@ -1,0 +1,1 @@
+"""Attested channels: node identity, evidence certificates, the mutual challenge, admission."""
