@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cloister.federation.layout import ModelBuffer
 from cloister.storage.records import DataSource, Schema
 
@@ -99,6 +102,18 @@ class Task(Protocol):
         """Returns the model training starts from, with its layout.
 
         Must give the same bits for the same seed on every node.
+        """
+        ...
+
+    def export(self, model: ModelBuffer) -> dict[str, NDArray[np.generic]]:
+        """Returns the model as its recipients will want it, array by name."""
+        ...
+
+    def load_exported(self, arrays: Mapping[str, NDArray[np.generic]]) -> ModelBuffer:
+        """Returns the model that `export` gave as `arrays`; it evaluates the same.
+
+        Raises:
+            StorageError: If the arrays are not this task's.
         """
         ...
 

@@ -1,1 +1,1 @@
-"""Attested channels: node identity, evidence certificates, the mutual challenge, admission."""
+"""Attested channels: identity, evidence certificates, the challenge, admission."""

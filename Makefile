@@ -1,0 +1,63 @@
+# Everything happens in .venv/ of this repository; a stamp says what is installed there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
+	--constraint constraints.txt --editable
+PYTEST := $(BIN)/python -m pytest $(PYTEST_FLAGS)
+BENCHMARKS := $(filter-out benchmarks/reporting.py,$(wildcard benchmarks/*.py))
+
+.PHONY: demo test test-long check lint types imports format dev bench clean tools
+
+demo: $(VENV)/.with-demo
+	$(BIN)/cloister demo $(DEMO_FLAGS)
+
+test: $(VENV)/.with-dev tools
+	$(PYTEST)
+
+test-long: $(VENV)/.with-dev tools
+	$(PYTEST) -m long
+
+check: lint types imports
+
+lint: $(VENV)/.with-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	! grep -rnE 'add_insecure_port|insecure_channel' src
+
+types: $(VENV)/.with-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.with-dev
+	$(BIN)/lint-imports
+
+format: $(VENV)/.with-dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+dev: $(VENV)/.with-dev tools
+
+bench: $(VENV)/.with-dev
+	@set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python $$benchmark; done
+
+# The tests open a sealed model with the public age tool; only root can install it.
+tools:
+	@if ! command -v age >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get update -qq && apt-get install -qq -y --no-install-recommends age; fi
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Cloister needs Python 3.11 or newer; set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.with-demo: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) '.[torch,digits]'
+	@touch $@
+
+$(VENV)/.with-dev: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) '.[dev]'
+	@touch $@ $(VENV)/.with-demo
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

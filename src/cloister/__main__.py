@@ -1,0 +1,5 @@
+"""Runs the command line: ``python -m cloister``."""
+
+from cloister.cli.main import main
+
+main()

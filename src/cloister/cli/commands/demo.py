@@ -1,0 +1,154 @@
+"""``cloister demo``: everything once, on this machine, with simulated platforms.
+
+It makes a deployment, runs server, alice and bob, trains, seals, opens the sealed model
+as its owner and evaluates what came out on the same held-out records.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from cloister.cli.commands.init import order_for
+from cloister.cli.deployment import write_deployment
+from cloister.cli.nodes import Place, read_place, utc_now
+from cloister.cli.output import Json, write_json
+from cloister.cli.progress import SIMULATED_NOTICE, reporter_for
+from cloister.cli.reopening import evaluate_opened
+from cloister.cli.running import run_plan
+from cloister.plan.plan import Plan, plan_hash, read_plan
+from cloister.storage.model_vault import OpenedModel, open_model, read_identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult:
+    """What the demo shows in the end.
+
+    Attributes:
+        plan: The plan that was run.
+        place: The server's place.
+        reported: The metrics that the server sealed with the model.
+        opened: The metrics of the model that the owner opened.
+        seconds: From starting the nodes to the sealed model.
+        setup_seconds: Making the deployment.
+    """
+
+    plan: Plan
+    place: Place
+    reported: dict[str, float]
+    opened: dict[str, float]
+    seconds: float
+    setup_seconds: float
+
+
+@click.command("demo")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="A CIFAR-10 binary directory  [default: bundled handwritten digits]",
+)
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of training.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    help="Where the deployment goes  [default: demo/TIME here]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
+def command(
+    *, data: Path | None, rounds: int | None, directory: Path | None, as_json: bool
+) -> None:
+    """Train a ResNet-56 with a server, alice and bob; seal the model and open it."""
+    console = Console(stderr=True, highlight=False)
+    console.print(SIMULATED_NOTICE, style="yellow")
+    result = _run(
+        directory or Path("demo") / f"{utc_now():%Y%m%d-%H%M%S}",
+        data=data,
+        rounds=rounds,
+        console=console,
+    )
+    _tell(result, console)
+    if as_json:
+        write_json(_as_json(result))
+
+
+def _run(
+    directory: Path, *, data: Path | None, rounds: int | None, console: Console
+) -> DemoResult:
+    began = time.monotonic()
+    console.print("1. a deployment", style="bold")
+    plan_path = write_deployment(
+        order_for(
+            directory, data=data, workers=("alice", "bob"), rounds=rounds, tee=None
+        ),
+        at=utc_now(),
+        tell=lambda line: console.print(f"  {line}"),
+    )
+    plan = read_plan(plan_path)
+    started = time.monotonic()
+    console.print("2. three nodes attest each other and train", style="bold")
+    run_plan(plan, plan_path, reporter=reporter_for(plan, console))
+    ended = time.monotonic()
+    console.print("3. the owner opens the sealed model", style="bold")
+    place = read_place(plan_path, role="server", party=None, site_path=None)
+    identity = read_identity(plan_path.parent / "owner" / "identity.txt")
+    opened = open_model(place.model_path, identity=identity)
+    return DemoResult(
+        plan=plan,
+        place=place,
+        reported=_sealed_metrics(opened),
+        opened=evaluate_opened(plan_path, plan, opened),
+        seconds=ended - started,
+        setup_seconds=started - began,
+    )
+
+
+def _sealed_metrics(opened: OpenedModel) -> dict[str, float]:
+    prefix = "metric."
+    return {
+        name.removeprefix(prefix): float(value)
+        for name, value in opened.metadata.items()
+        if name.startswith(prefix)
+    }
+
+
+def _as_json(result: DemoResult) -> Json:
+    plan, place = result.plan, result.place
+    return {
+        "accuracy": result.reported["accuracy"],
+        "opened_accuracy": result.opened["accuracy"],
+        "loss": result.reported["loss"],
+        "rounds": plan.training.rounds,
+        "seconds": round(result.seconds, 3),
+        "setup_seconds": round(result.setup_seconds, 3),
+        "parties": [p.name for p in plan.party],
+        "simulated": plan.simulated,
+        "plan_hash": plan_hash(plan).hex(),
+        "run_dir": str(place.run_directory),
+        "sealed_model": str(place.model_path),
+        "identity": str(place.plan_directory / "owner" / "identity.txt"),
+    }
+
+
+def _tell(result: DemoResult, console: Console) -> None:
+    run_directory = result.place.run_directory
+    same = "the same" if result.opened == result.reported else "NOT the same"
+    for line in (
+        "",
+        f"held-out accuracy   {result.reported['accuracy']:.4f} after"
+        f" {result.plan.training.rounds} rounds in {result.seconds:.0f} s",
+        f"opened model        {result.opened['accuracy']:.4f}, {same} as reported",
+        f"sealed model        {result.place.model_path}",
+        f"logs                {run_directory / 'logs'}",
+        "TEE                 simulated: a demonstration, not protection",
+        "",
+        "open it yourself:",
+        f"  cloister model open {run_directory} \\",
+        f"    --identity {result.place.plan_directory / 'owner' / 'identity.txt'}"
+        " -o model.safetensors",
+    ):
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,82 @@
+"""``cloister init``: writes a deployment to edit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from cloister.attestation.reports import Tee
+from cloister.cli.deployment import CIFAR, DIGITS, DeploymentOrder, write_deployment
+from cloister.cli.nodes import utc_now
+from cloister.cli.output import write_json
+
+TEE_CHOICES: tuple[Tee, ...] = ("sgx", "tdx")
+
+
+@click.command("init")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="A CIFAR-10 binary directory to distribute  [default: handwritten digits]",
+)
+@click.option(
+    "--worker",
+    "workers",
+    multiple=True,
+    default=("alice", "bob"),
+    show_default=True,
+    help="A worker's name; repeat for more.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of training.")
+@click.option(
+    "--tee",
+    type=click.Choice(TEE_CHOICES),
+    help="Simulate this for all  [default: sgx and tdx in turn]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
+def command(
+    *,
+    directory: Path,
+    data: Path | None,
+    workers: tuple[str, ...],
+    rounds: int | None,
+    tee: Tee | None,
+    as_json: bool,
+) -> None:
+    """Write a simulated deployment to DIRECTORY: plan, task, sites, data and keys."""
+    order = order_for(directory, data=data, workers=workers, rounds=rounds, tee=tee)
+    plan_path = write_deployment(
+        order, at=utc_now(), tell=lambda line: click.echo(line, err=True)
+    )
+    if as_json:
+        write_json({"plan": str(plan_path), "simulated": True})
+    else:
+        click.echo(f"wrote {plan_path}; next: cloister run {plan_path}", err=True)
+
+
+def order_for(
+    directory: Path,
+    *,
+    data: Path | None,
+    workers: tuple[str, ...],
+    rounds: int | None,
+    tee: Tee | None,
+) -> DeploymentOrder:
+    """Returns the order for a deployment with the usual recipe for its data."""
+    recipe = DIGITS if data is None else CIFAR
+    if rounds is not None:
+        recipe = replace(
+            recipe, rounds=rounds, warmup_rounds=min(recipe.warmup_rounds, rounds)
+        )
+    turn = (tee,) if tee else TEE_CHOICES
+    return DeploymentOrder(
+        directory=directory,
+        recipe=recipe,
+        run=f"{utc_now():%Y-%m-%d}-a",
+        workers=tuple((name, turn[i % len(turn)]) for i, name in enumerate(workers)),
+        server_tee=turn[0],
+        data=data,
+    )

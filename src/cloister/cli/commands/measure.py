@@ -1,0 +1,62 @@
+"""``cloister measure``: what a node of each role would measure on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from cloister.attestation.platforms.measurement import (
+    Measurement,
+    measure_installation,
+    node_measurement,
+    running_interpreter,
+)
+from cloister.cli.interpreter import isolated_path
+from cloister.cli.output import write_json
+from cloister.federation.task_loading import read_task_source
+from cloister.plan.plan import Role, read_plan
+
+
+@click.command("measure")
+@click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
+def command(*, plan_path: Path, as_json: bool) -> None:
+    """Print what a node of each role would measure.
+
+    That is its interpreter, every installed file, and the task that PLAN names.
+    """
+    plan = read_plan(plan_path)
+    source = read_task_source(plan_path.parent / plan.task.file)
+    installation = measure_installation(
+        interpreter=running_interpreter(), search_path=isolated_path()
+    )
+    measured: dict[Role, Measurement] = {
+        role: node_measurement(installation, task_source=source, role=role)
+        for role in get_args(Role)
+    }
+    if as_json:
+        write_json({role: _values(m) for role, m in measured.items()})
+        return
+    files = installation.interpreter_files + installation.installed_files
+    click.echo(
+        f"{files} files, {installation.total_bytes / 1e6:.0f} MB, and {plan.task.file}"
+    )
+    for role, measurement in measured.items():
+        click.echo(f"\n{role}")
+        for name, value in _values(measurement).items():
+            click.echo(f"  {name.upper():<12} {value}")
+
+
+def _values(measurement: Measurement) -> dict[str, str | int]:
+    return {
+        "mr_enclave": measurement.mr_enclave.hex(),
+        "mr_signer": measurement.mr_signer.hex(),
+        "isv_prod_id": measurement.isv_prod_id,
+        "isv_svn": measurement.isv_svn,
+        "mrtd": measurement.mrtd.hex(),
+        "rtmr0": measurement.rtmr0.hex(),
+        "rtmr1": measurement.rtmr1.hex(),
+        "rtmr2": measurement.rtmr2.hex(),
+    }

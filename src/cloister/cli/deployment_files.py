@@ -1,0 +1,189 @@
+"""The text of the files that `cloister init` writes for people to edit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloister.attestation.platforms.measurement import Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartyEntry:
+    """One party as the plan names it."""
+
+    name: str
+    role: str
+    key: str
+    data: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to train, and how.
+
+    Attributes:
+        name: The plan's name.
+        task: The task file; copied beside the plan as ``task.py``.
+        task_class: The class in it.
+        options: The task's options.
+        rounds: Rounds of training.
+        batch_size: Examples a worker and round.
+        precision: ``float32`` or ``bfloat16``.
+        learning_rate: Its peak.
+        weight_decay: Of the server's optimiser.
+        warmup_rounds: Rounds until the peak.
+        evaluate_every: Rounds between evaluations.
+    """
+
+    name: str
+    task: Path
+    task_class: str
+    options: Mapping[str, bool | int | float]
+    rounds: int
+    batch_size: int
+    precision: str
+    learning_rate: float
+    weight_decay: float
+    warmup_rounds: int
+    evaluate_every: int
+
+
+def plan_text(
+    recipe: Recipe,
+    *,
+    run: str,
+    parties: tuple[PartyEntry, ...],
+    root: str,
+    measurements: Mapping[str, Measurement],
+    recipient: str,
+) -> str:
+    """Returns a plan; `measurements` has one entry for each role."""
+    sections = [
+        _PLAN_HEAD.format(
+            name=recipe.name,
+            run=run,
+            task_class=recipe.task_class,
+            options=_inline(recipe.options),
+            rounds=recipe.rounds,
+            batch_size=recipe.batch_size,
+            precision=recipe.precision,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            warmup_rounds=recipe.warmup_rounds,
+            evaluate_every=recipe.evaluate_every,
+        ),
+        *(_party(entry) for entry in parties),
+        *(policy_text(role, m, root=root) for role, m in measurements.items()),
+        f"[model]\nrecipients = [{json.dumps(recipient)}]\n",
+    ]
+    return "\n".join(sections)
+
+
+def policy_text(role: str, measured: Measurement, *, root: str) -> str:
+    """Returns the plan's policy for nodes of one role and one measurement."""
+    return _POLICY.format(
+        role=role,
+        root=root,
+        mr_enclave=measured.mr_enclave.hex(),
+        mrtd=measured.mrtd.hex(),
+        rtmr0=measured.rtmr0.hex(),
+        rtmr1=measured.rtmr1.hex(),
+        rtmr2=measured.rtmr2.hex(),
+    )
+
+
+def site_text(
+    *, party: str, tee: str, enrolment: str, training: str, with_data: bool
+) -> str:
+    """Returns a party's site file."""
+    return _SITE.format(
+        party=party,
+        tee=tee,
+        enrolment=enrolment,
+        training=training,
+        data='data = "data"\n' if with_data else "",
+    )
+
+
+def _party(entry: PartyEntry) -> str:
+    lines = [
+        "[[party]]",
+        f"name = {json.dumps(entry.name)}",
+        f"role = {json.dumps(entry.role)}",
+        f"key = {json.dumps(entry.key)}",
+    ]
+    if entry.data:
+        lines += ['admit = "attested"', f"data = {json.dumps(entry.data)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _inline(options: Mapping[str, bool | int | float]) -> str:
+    pairs = (f"{name} = {json.dumps(value)}" for name, value in options.items())
+    return "{ " + ", ".join(pairs) + " }"
+
+
+_PLAN_HEAD = """\
+# What everybody signs. Unknown keys are errors; the hash covers every value.
+# Nothing here is about a machine: addresses and paths stand in each site.toml.
+
+[plan]
+format = 1
+name = "{name}"
+run = "{run}"                        # one plan is one run: change this for another
+
+[task]
+file = "task.py"                     # beside this file; measured by every node
+class = "{task_class}"
+options = {options}
+
+[training]
+mode = "sync-sgd"                    # each round: gradients up, parameters down
+rounds = {rounds}
+batch_size = {batch_size}                       # per worker
+precision = "{precision}"
+threads = 1                          # per worker; with precision it decides the bits
+seed = 7
+optimizer = {{ name = "sgd", learning_rate = {learning_rate}, momentum = 0.9, \
+weight_decay = {weight_decay} }}
+schedule = {{ name = "cosine", warmup_rounds = {warmup_rounds} }}
+
+[rounds]
+quorum = "all"
+evaluate_every = {evaluate_every}
+"""
+
+_POLICY = """\
+[policy.{role}]                      # `cloister measure plan.toml` prints these
+root = "{root}"
+sgx = [{{ mr_enclave = "{mr_enclave}" }}]
+
+[[policy.{role}.tdx]]
+mrtd = "{mrtd}"
+rtmr0 = "{rtmr0}"
+rtmr1 = "{rtmr1}"
+rtmr2 = "{rtmr2}"
+"""
+
+_SITE = """\
+# What this node alone knows; unhashed. Paths are relative to this file.
+party = "{party}"
+patience_seconds = 120.0
+
+[platform]
+kind = "simulated-{tee}"             # software that protects nothing: for trying out
+directory = "insecure-simulated-platform"
+trust_root = "../../trust-root.der"
+
+[addresses]                          # the server listens here, workers call here
+enrolment = "{enrolment}"
+training = "{training}"
+
+[paths]
+runs = "../../runs"
+{data}
+[custodian]                          # signs warrants in a simulated deployment only
+insecure_local_key = "insecure-party-key.pem"
+"""

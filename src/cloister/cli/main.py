@@ -1,0 +1,92 @@
+"""Entry point: finds the command, runs it, and turns whatever happens into one answer.
+
+Commands are imported when they are called and not before, so ``--help`` answers at once
+and a node imports nothing before its environment is clean.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+from typing_extensions import override
+
+from cloister import __version__
+from cloister.cli.exit_codes import ExitCode, exit_code_of
+from cloister.cli.output import show_error
+from cloister.errors import CloisterError
+
+COMMANDS = {
+    "demo": "Train, seal and open a model with three simulated nodes.",
+    "init": "Write a deployment to edit.",
+    "measure": "Print what a node of each role would measure.",
+    "model": "Open a sealed model.",
+    "plan": "Check a plan, or show it in words.",
+    "run": "Start all nodes of a plan on this machine.",
+    "server": "Start the server node of a plan.",
+    "worker": "Start one party's worker node.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only to run it."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"cloister.cli.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    @override
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cloister")
+def cloister() -> None:
+    """Confidential federated learning between parties who trust no host."""
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits with a documented code."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        cloister.main(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except CloisterError as error:
+        show_error(error, as_json=as_json)
+        sys.exit(exit_code_of(error))
+    except BrokenPipeError:
+        sys.exit(ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the process edge
+        _show_bug(error)
+        sys.exit(ExitCode.INTERNAL)
+    sys.exit(ExitCode.OK)
+
+
+def _show_bug(error: Exception) -> None:
+    """Says where a bug is; its words might quote data, so they are left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{f.name} {f.filename}:{f.lineno}" for f in frames[-1:-5:-1])
+    click.echo(f"internal error: {type(error).__name__} in {where}", err=True)
+    click.echo("This is a bug in Cloister or in a task; please report it.", err=True)

@@ -1,0 +1,83 @@
+"""Runs a plan's nodes under a reporter, and says how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import msgspec
+
+from cloister.cli.exit_codes import ExitCode
+from cloister.cli.launcher import Event, Launcher, RunOutcome
+from cloister.cli.progress import Reporter
+from cloister.errors import (
+    CloisterError,
+    ConfigError,
+    PlatformError,
+    ProtocolError,
+    StorageError,
+    VerificationError,
+)
+from cloister.plan.plan import Plan
+
+_ERRORS: dict[int, type[CloisterError]] = {
+    ExitCode.USAGE: ConfigError,
+    ExitCode.VERIFICATION: VerificationError,
+    ExitCode.STORAGE: StorageError,
+    ExitCode.PROTOCOL: ProtocolError,
+    ExitCode.PLATFORM: PlatformError,
+}
+
+
+class _Failure(msgspec.Struct):
+    code: str
+    what: str
+    expected: str = ""
+    got: str = ""
+    remedy: str = ""
+
+
+def run_plan(plan: Plan, plan_path: Path, *, reporter: Reporter) -> None:
+    """Runs every node of `plan` to the end of training.
+
+    Raises:
+        CloisterError: Of the kind, and with the words, of the first node that failed.
+        KeyboardInterrupt: If the run was interrupted; every node has stopped then.
+    """
+    with reporter:
+        try:
+            outcome = asyncio.run(_run(plan, plan_path, reporter))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+    if outcome.code == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    if outcome.code != ExitCode.OK:
+        raise _error_of(outcome)
+
+
+async def _run(plan: Plan, plan_path: Path, reporter: Reporter) -> RunOutcome:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("no task is running")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    return await Launcher(plan, plan_path, on_event=reporter).run()
+
+
+def _error_of(outcome: RunOutcome) -> CloisterError:
+    kind = _ERRORS.get(outcome.code, PlatformError)
+    failure: Event = outcome.failure or {
+        "code": "node-died",
+        "what": f"ended with status {outcome.code}",
+        "got": outcome.stderr.strip()[-2000:],
+    }
+    words = msgspec.convert(failure, _Failure, strict=False)
+    return kind(
+        f"{outcome.failed_party}: {words.what}",
+        code=words.code,
+        expected=words.expected,
+        got=words.got,
+        remedy=words.remedy,
+    )

@@ -1,0 +1,129 @@
+"""What travels on the training port beside raw chunks.
+
+    Receive     ModelRequest                 -> ModelHeader, chunks
+    Contribute  UpdateHeader, chunks         -> ModelHeader, chunks
+    Finish      FinalReport                  -> Finished
+
+A stream begins with one header; every later message is a raw slice of the model
+buffer, in order, until the layout's size is reached exactly. Written out in
+`docs/spec/wire.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from cloister.errors import ProtocolError
+
+RECEIVE = "/cloister.Training/Receive"
+CONTRIBUTE = "/cloister.Training/Contribute"
+FINISH = "/cloister.Training/Finish"
+
+# Headers are a handful of numbers; a task may add some metric names.
+MAX_HEADER_BYTES = 16 * 1024
+MAX_METRICS = 64
+
+RoundNumber = Annotated[int, Meta(ge=1, le=2**31)]
+LayoutDigest = Annotated[str, Meta(min_length=64, max_length=64)]
+Examples = Annotated[int, Meta(ge=1, le=2**40)]
+
+
+class Header(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True
+):
+    """Base of all headers; never sent itself."""
+
+
+class EvaluationReport(Header, frozen=True, kw_only=True):
+    """One party's sums over its held-out examples; the server adds them up.
+
+    Attributes:
+        examples: Number of held-out examples.
+        sums: For each metric, its sum over those examples.
+    """
+
+    examples: Examples
+    sums: Annotated[
+        dict[Annotated[str, Meta(max_length=64)], float], Meta(max_length=MAX_METRICS)
+    ]
+
+
+class ModelRequest(Header, frozen=True, kw_only=True):
+    """A worker asks for the current model."""
+
+    layout: LayoutDigest
+
+
+class ModelHeader(Header, frozen=True, kw_only=True):
+    """The model to train in a round; chunks follow.
+
+    Attributes:
+        round: The round this model is for, counted from 1.
+        layout: Digest of the layout of the chunks that follow.
+        evaluate: Whether each worker reports on this model with its next message.
+        final: Whether training is over: evaluate, finish, train no more.
+    """
+
+    round: RoundNumber
+    layout: LayoutDigest
+    evaluate: bool
+    final: bool
+
+
+class UpdateHeader(Header, frozen=True, kw_only=True):
+    """One worker's update for a round; chunks follow.
+
+    Attributes:
+        round: The round the update was computed in.
+        layout: Digest of the layout of the chunks that follow.
+        examples: Examples used; the update's weight.
+        loss_sum: Sum of the training loss over those examples.
+        evaluation: The report on the round's model, exactly when it was asked for.
+    """
+
+    round: RoundNumber
+    layout: LayoutDigest
+    examples: Examples
+    loss_sum: float
+    evaluation: EvaluationReport | None = None
+
+
+class FinalReport(Header, frozen=True, kw_only=True):
+    """One worker's report on the final model."""
+
+    evaluation: EvaluationReport
+
+
+class Finished(Header, frozen=True, kw_only=True):
+    """The server has the report; the worker may go."""
+
+
+HeaderType = TypeVar("HeaderType", bound=Header)
+encode_header = msgspec.msgpack.Encoder().encode
+
+
+def decode_header(unverified: bytes, kind: type[HeaderType]) -> HeaderType:
+    """Returns the header in `unverified`.
+
+    Raises:
+        ProtocolError: If it is too large or anything but a `kind`.
+    """
+    if len(unverified) > MAX_HEADER_BYTES:
+        raise ProtocolError(
+            "a header is too large",
+            code="header-size",
+            expected=f"at most {MAX_HEADER_BYTES} bytes",
+            got=str(len(unverified)),
+        )
+    try:
+        return msgspec.msgpack.decode(unverified, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(
+            "a header is malformed",
+            code="header-malformed",
+            expected=kind.__name__,
+            got=str(error)[:200],
+        ) from error

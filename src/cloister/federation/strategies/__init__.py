@@ -1,0 +1,1 @@
+"""How updates become a new model: pure functions over arrays."""

@@ -1,0 +1,113 @@
+"""The site file: what one node alone knows; unhashed, and trusted by nobody.
+
+Every path is taken relative to the site file. Whatever stands here can at worst keep
+the node from working: what is true is decided by the plan and by verification.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from typing_extensions import override
+
+from cloister.errors import ConfigError
+from cloister.plan.plan import Name
+from cloister.plan.toml import read_toml
+
+PlatformKind = Literal["simulated-sgx", "simulated-tdx"]
+_ADDRESS = re.compile(
+    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}):(?P<port>[0-9]{1,5})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a port is found."""
+
+    host: str
+    port: int
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class PlatformSection(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """``[platform]``: where this node's evidence comes from."""
+
+    kind: PlatformKind
+    directory: str
+    trust_root: str
+
+
+class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[addresses]``: the server's two ports; it listens there, workers call there."""
+
+    enrolment: str
+    training: str
+
+    def __post_init__(self) -> None:
+        if parse_address(self.enrolment) == parse_address(self.training):
+            raise ConfigError(
+                "both ports have one address",
+                code="address-repeats",
+                expected="different ports for enrolment and training",
+                got=self.training,
+            )
+
+
+class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[paths]``: where this node finds its data and leaves its run."""
+
+    runs: str
+    data: str | None = None
+
+
+class Custodian(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[custodian]``: who signs this node's warrant."""
+
+    insecure_local_key: str
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole site file."""
+
+    party: Name
+    platform: PlatformSection
+    addresses: Addresses
+    paths: Paths
+    custodian: Custodian
+    patience_seconds: Annotated[float, Meta(gt=0, le=86400)] = 120.0
+
+
+def read_site(path: Path) -> Site:
+    """Returns the site file at `path`.
+
+    Raises:
+        ConfigError: If the file is missing or any value does not fit.
+    """
+    return read_toml(path, Site, what="site file")
+
+
+def parse_address(text: str) -> Address:
+    """Returns ``HOST:PORT`` as an address; IPv6 hosts stand in brackets.
+
+    Raises:
+        ConfigError: If `text` is not of that form.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise ConfigError(
+            "an address is malformed",
+            code="address-invalid",
+            expected="HOST:PORT with a port from 1 to 65535",
+            got=repr(text[:80]),
+        )
+    return Address(match["host"], int(match["port"]))

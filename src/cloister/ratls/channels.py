@@ -1,0 +1,201 @@
+"""gRPC ports and channels: TLS 1.3, mutual where data flows, nothing else.
+
+Stock grpcio has no argument for the TLS version and no verify callback. The version is
+settled by the environment the process was started with (`TLS13_ONLY`) and proved by
+`prove_tls13_only`; the server is authenticated by pinning its attested certificate as
+the channel's only root.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from cloister.errors import PlatformError, VerificationError
+from cloister.plan.site import Address
+from cloister.ratls.admission import AdmissionTable, AttestedPeer
+from cloister.ratls.certificate import SERVER_NAME
+from cloister.ratls.identity import NodeIdentity, Spki, parse_spki, spki_of
+from cloister.ratls.insecure_fetch import open_unverified
+
+# Every node key is ECDSA. A cipher list without any ECDSA suite of TLS 1.2 leaves no
+# way to speak 1.2, and 1.3 does not read the list. Must be in the environment before
+# grpc is first imported; has no effect afterwards.
+TLS13_ONLY = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256"}
+
+# Largest message on the training port: one chunk and its framing.
+MAX_CHUNK_BYTES = 4 * 1024 * 1024
+
+Option = tuple[str, int | str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTls:
+    """A client's key and the admission certificate for it (DER)."""
+
+    identity: NodeIdentity
+    admission_certificate: bytes
+
+
+def server_options(max_message_bytes: int) -> tuple[Option, ...]:
+    """Returns the options of a listening port."""
+    return (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Two servers on one port would be a race for each connection.
+        ("grpc.so_reuseport", 0),
+    )
+
+
+def open_channel(
+    address: Address,
+    *,
+    pinned_certificate: bytes,
+    max_message_bytes: int,
+    client: ClientTls | None = None,
+) -> grpc.aio.Channel:
+    """Returns a channel to the one server whose certificate (DER) is pinned.
+
+    Args:
+        address: Where it listens.
+        pinned_certificate: The only root; a leaf, verified before.
+        max_message_bytes: Largest message in either direction.
+        client: For the training port, the client's own side of mutual TLS.
+    """
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_pem(pinned_certificate),
+        private_key=client.identity.tls_key_pem() if client else None,
+        certificate_chain=_pem(client.admission_certificate) if client else None,
+    )
+    options: tuple[Option, ...] = (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.ssl_target_name_override", SERVER_NAME),
+        # A proxy from the environment would see who speaks to whom.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.keepalive_time_ms", 20_000),
+    )
+    return grpc.aio.secure_channel(str(address), credentials, options=options)
+
+
+def enrolment_credentials(
+    identity: NodeIdentity, certificate: bytes
+) -> grpc.ServerCredentials:
+    """Returns credentials that authenticate the server alone."""
+    return grpc.ssl_server_credentials([(identity.tls_key_pem(), _pem(certificate))])
+
+
+def training_credentials(
+    identity: NodeIdentity, certificate: bytes, *, admission_root_pem: bytes
+) -> grpc.ServerCredentials:
+    """Returns credentials that also demand a certificate of the admission CA."""
+    return grpc.ssl_server_credentials(
+        [(identity.tls_key_pem(), _pem(certificate))],
+        root_certificates=admission_root_pem,
+        require_client_auth=True,
+    )
+
+
+def listen(
+    server: grpc.aio.Server, address: Address, credentials: grpc.ServerCredentials
+) -> None:
+    """Makes `server` listen at `address`.
+
+    Raises:
+        PlatformError: If the port is in use or may not be opened.
+    """
+    try:
+        bound = server.add_secure_port(str(address), credentials)
+    except RuntimeError as error:
+        raise _cannot_listen(address) from error
+    if bound != address.port:
+        raise _cannot_listen(address)
+
+
+async def prove_tls13_only(address: Address) -> None:
+    """Proves on our own port that TLS 1.3 works and 1.2 does not.
+
+    Raises:
+        PlatformError: If TLS 1.2 is accepted, or 1.3 is not.
+    """
+    try:
+        stream = await open_unverified(address, newest=ssl.TLSVersion.TLSv1_2)
+    except (ssl.SSLError, ConnectionError):
+        pass
+    else:
+        stream.close()
+        raise PlatformError(
+            f"the port {address} accepts TLS 1.2",
+            code="tls-too-old",
+            expected="TLS 1.3 alone",
+            remedy=f"Set {TLS13_ONLY} before grpc is imported; start nodes with the"
+            " cloister command.",
+        )
+    try:
+        stream = await open_unverified(address, newest=ssl.TLSVersion.TLSv1_3)
+    except (ssl.SSLError, OSError) as error:
+        raise PlatformError(
+            f"the port {address} does not speak TLS 1.3", code="tls-unusable"
+        ) from error
+    stream.close()
+
+
+class Guard:
+    """Asks the admission table about the caller, at the call and at every message.
+
+    Args:
+        context: The call.
+        table: Who is admitted.
+
+    Raises:
+        VerificationError: If the caller is not admitted.
+    """
+
+    def __init__(
+        self, context: grpc.aio.ServicerContext[bytes, bytes], table: AdmissionTable
+    ) -> None:
+        self._check: Callable[[Spki], AttestedPeer] = table.check
+        self._key = _caller_key(context.auth_context())
+        self.peer = self._check(self._key)
+
+    def check(self) -> None:
+        """Refuses the next message of a caller who is no longer admitted.
+
+        Raises:
+            VerificationError: If the admission has lapsed or was replaced.
+        """
+        self._check(self._key)
+
+
+def _caller_key(auth_context: Mapping[str, Iterable[bytes]]) -> Spki:
+    pem = b"".join(auth_context.get("x509_pem_cert", ()))
+    try:
+        key = x509.load_pem_x509_certificate(pem).public_key()
+    except ValueError as error:
+        raise VerificationError(
+            "the caller showed no certificate",
+            code="not-admitted",
+            expected="mutual TLS with an admission certificate",
+        ) from error
+    return spki_of(
+        parse_spki(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    )
+
+
+def _pem(der: bytes) -> bytes:
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+def _cannot_listen(address: Address) -> PlatformError:
+    return PlatformError(
+        f"cannot listen at {address}",
+        code="port-unusable",
+        expected="a free port this user may open",
+        got="a port in use, or no permission",
+        remedy="Choose another address in site.toml, or stop what is using it.",
+    )

@@ -1,0 +1,297 @@
+"""A PyTorch module whose values lie in one piece, as the engine's buffer has them.
+
+Every parameter and its gradient become views into two flat tensors, so taking over a
+model or giving a gradient away is one copy. The running statistics of batch norm
+likewise: means first, then variances.
+
+A running variance travels as second moment (variance + mean^2, float64): the weighted
+mean of moments over parties is the moment of the parties' distributions together, while
+a mean of variances would leave out how far the parties' means lie apart. `serve` turns
+it back in the same way on every node and for an opened model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from cloister.errors import ConfigError, StorageError
+from cloister.federation.layout import ArraySpec, Layout, ModelBuffer
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds PyTorch's randomness inside the block; what was before returns after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def moments(mean: Floats, variance: Floats) -> tuple[Doubles, Doubles]:
+    """Returns mean and second moment, the form in which statistics travel."""
+    wide = mean.astype(np.float64)
+    return wide, variance + wide * wide
+
+
+def serve(mean: Doubles, second_moment: Doubles) -> tuple[Floats, Floats]:
+    """Returns the mean and variance a module computes with.
+
+    A model that is exported and loaded again must give the same bits, so the variance
+    keeps only what survives ``moments``: ``serve(*moments(*serve(m, s)))`` is
+    ``serve(m, s)`` exactly. What it drops is below the rounding of the second moment.
+    """
+    served = mean.astype(np.float32)
+    variance = np.maximum(second_moment - mean * mean, 0.0).astype(np.float32)
+    square = served.astype(np.float64) ** 2
+    return served, ((variance + square) - square).astype(np.float32)
+
+
+class FlatModel:
+    """A module with its values laid out flat.
+
+    Args:
+        module: The user's model; its parameters and statistics are moved.
+
+    Attributes:
+        module: The same module.
+        layout: The model's arrays: parameters under their own names, then for every
+            batch norm ``running_mean``, then ``running_second_moment``.
+
+    Raises:
+        ConfigError: If the model holds state that cannot travel.
+    """
+
+    __slots__ = (
+        "_gradient_views",
+        "_gradients",
+        "_running",
+        "_weights",
+        "layout",
+        "module",
+    )
+
+    def __init__(self, module: nn.Module) -> None:
+        norms = _batch_norms(module)
+        _check_state(module, norms)
+        self.module = module
+        self.layout = _layout(module, norms)
+        weights = torch.empty(self.layout.parameter_count)
+        gradients = torch.zeros(self.layout.parameter_count)
+        running = torch.empty(self.layout.statistic_count)
+        self._gradient_views = _move_parameters(module, weights, gradients)
+        _move_statistics(norms, running)
+        self._weights: Floats = weights.numpy()
+        self._gradients: Floats = gradients.numpy()
+        self._running: Floats = running.numpy()
+
+    def load(self, model: ModelBuffer) -> None:
+        """Takes over the values of `model`."""
+        if model.layout != self.layout:
+            raise RuntimeError("this model has another layout than the task's")
+        half = len(self._running) // 2
+        np.copyto(self._weights, model.parameters)
+        self._running[:half], self._running[half:] = serve(
+            model.statistics[:half], model.statistics[half:]
+        )
+
+    def read(self) -> ModelBuffer:
+        """Returns a copy of the module's values."""
+        model = ModelBuffer(self.layout)
+        np.copyto(model.parameters, self._weights)
+        self._read_statistics(model)
+        return model
+
+    @contextmanager
+    def gradient_into(self, out: ModelBuffer) -> Iterator[None]:
+        """Collects what the block does to gradients and statistics in `out`.
+
+        The module itself is afterwards as it was before, so a step can be redone.
+
+        Raises:
+            ConfigError: If the block replaced the gradients, which would lose them.
+        """
+        self._gradients.fill(0.0)
+        before = self._running.copy()
+        try:
+            yield
+            for parameter, view in self._gradient_views:
+                if parameter.grad is not view:
+                    raise ConfigError(
+                        "the task replaces the model's gradients",
+                        code="task-gradients",
+                        expected="a loss that leaves the gradients to the engine",
+                        remedy="Do not call zero_grad() or backward() in the task.",
+                    )
+            np.copyto(out.parameters, self._gradients)
+            self._read_statistics(out)
+        finally:
+            np.copyto(self._running, before)
+            for parameter, view in self._gradient_views:
+                parameter.grad = view
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Returns a copy of the module's ordinary ``state_dict``."""
+        return {
+            name: value.detach().numpy().copy()
+            for name, value in self.module.state_dict().items()
+        }
+
+    def load_state(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes over an ordinary ``state_dict``, bit for bit.
+
+        Raises:
+            StorageError: If a name, shape or type differs from the module's.
+        """
+        own = {name: value.numpy() for name, value in self.module.state_dict().items()}
+        if own.keys() != arrays.keys():
+            differing = sorted(own.keys() ^ arrays.keys())
+            raise _mismatch(
+                "the model holds other arrays than the task's",
+                expected=f"{len(own)} arrays",
+                got=f"{len(arrays)}; {differing[0]} is on one side only",
+            )
+        for name, view in own.items():
+            value = arrays[name]
+            if value.shape != view.shape or value.dtype != view.dtype:
+                raise _mismatch(
+                    f"the model's array {name} is not the task's",
+                    expected=f"{view.dtype} {view.shape}",
+                    got=f"{value.dtype} {value.shape}",
+                )
+            np.copyto(view, value)
+
+    def _read_statistics(self, out: ModelBuffer) -> None:
+        half = len(self._running) // 2
+        out.statistics[:half], out.statistics[half:] = moments(
+            self._running[:half], self._running[half:]
+        )
+
+
+def _batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
+    """Returns the batch norms that keep running statistics, by name, each once."""
+    return {
+        name: norm
+        for name, norm in module.named_modules()
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None
+    }
+
+
+def _check_state(module: nn.Module, norms: Mapping[str, _BatchNorm]) -> None:
+    """Refuses state that would be lost, since it travels neither up nor down."""
+    known = set()
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        shaped = not is_lazy(parameter)
+        if not (shaped and parameter.dtype == torch.float32):
+            raise _state_error(
+                f"parameter {name}",
+                expected="float32 values of a shape known from the start",
+                remedy="Give the module its shapes, and leave bfloat16 to the plan.",
+            )
+        known.add(name)
+    for name, norm in norms.items():
+        if norm.momentum is None:
+            raise _state_error(
+                f"batch norm {name}",
+                expected="a momentum: without one, statistics depend on a count of "
+                "batches that no party has",
+                remedy="Give the batch norm a momentum, 0.1 for instance.",
+            )
+    for name, part in module.named_modules(remove_duplicate=False):
+        if part in norms.values():
+            known.update(_join(name, running) for running in _RUNNING)
+    for name in module.state_dict():
+        if name not in known:
+            raise _state_error(
+                f"buffer {name}",
+                expected="parameters and the running statistics of batch norm",
+                remedy="Make it a parameter, or if it is a constant, register it with "
+                "persistent=False.",
+            )
+
+
+def _layout(module: nn.Module, norms: Mapping[str, _BatchNorm]) -> Layout:
+    # Biases and the scales of normalisation have one axis; decay would only distort
+    # them (the reference exempts batch norm). Frozen parameters travel too: their
+    # gradient is zero and no decay moves them.
+    parameters = tuple(
+        ArraySpec(
+            name=name,
+            shape=tuple(parameter.shape),
+            kind="parameter",
+            decay=parameter.requires_grad and parameter.ndim > 1,
+        )
+        for name, parameter in module.named_parameters()
+    )
+    statistics = tuple(
+        ArraySpec(
+            name=_join(name, moment), shape=(norm.num_features,), kind="statistic"
+        )
+        for moment in ("running_mean", "running_second_moment")
+        for name, norm in norms.items()
+    )
+    return Layout(parameters + statistics)
+
+
+def _move_parameters(
+    module: nn.Module, weights: torch.Tensor, gradients: torch.Tensor
+) -> list[tuple[nn.Parameter, torch.Tensor | None]]:
+    views: list[tuple[nn.Parameter, torch.Tensor | None]] = []
+    at = 0
+    for parameter in module.parameters():
+        end = at + parameter.numel()
+        place = weights[at:end].view(parameter.shape)
+        place.copy_(parameter.detach())
+        parameter.data = place
+        view = None
+        if parameter.requires_grad:
+            view = gradients[at:end].view(parameter.shape)
+            parameter.grad = view
+        views.append((parameter, view))
+        at = end
+    return views
+
+
+def _move_statistics(norms: Mapping[str, _BatchNorm], running: torch.Tensor) -> None:
+    at = 0
+    for name in ("running_mean", "running_var"):
+        for norm in norms.values():
+            end = at + norm.num_features
+            place = running[at:end]
+            place.copy_(getattr(norm, name))
+            setattr(norm, name, place)
+            at = end
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _state_error(what: str, *, expected: str, remedy: str) -> ConfigError:
+    return ConfigError(
+        f"the task's model holds state that cannot travel: {what}",
+        code="task-state",
+        expected=expected,
+        remedy=remedy,
+    )
+
+
+def _mismatch(what: str, *, expected: str, got: str) -> StorageError:
+    return StorageError(
+        what,
+        code="model-mismatch",
+        expected=expected,
+        got=got,
+        remedy="Use the task file and options of the plan that trained this model.",
+    )

@@ -1,0 +1,263 @@
+"""Bad input and faults: one clear error, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.integration.conftest import (
+    LIMIT_SECONDS,
+    Deployment,
+    Start,
+    cloister,
+)
+
+Copy = Callable[[str], Deployment]
+
+
+def assert_refused(
+    deployment: Deployment, *, code: int, words: tuple[str, ...]
+) -> None:
+    """Runs the plan and expects one error with these words and no model."""
+    done = cloister("run", str(deployment.plan))
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not deployment.sealed_model.exists()
+    if deployment.run_directory.exists():
+        assert deployment.leftovers() == []
+
+
+def test_a_worker_whose_task_differs_by_a_byte_is_refused(
+    copy_deployment: Copy, start: Start
+) -> None:
+    honest, other = copy_deployment("honest"), copy_deployment("other")
+    task = other.directory / "task.py"
+    task.write_bytes(task.read_bytes() + b"\n")
+    server = start("server", "--plan", str(honest.plan), "--json")
+    server.wait_for("listening")
+    bob = start("worker", "--party", "bob", "--plan", str(other.plan), "--json")
+    code, errors = bob.finish()
+    assert code == 3
+    assert "the server refused this node: the peer runs other code" in errors
+    refused = server.wait_for("peer-refused")
+    assert refused["code"] == "appraisal-measurement"
+    server.interrupt()
+    assert server.finish()[0] == 130
+    assert not honest.events("aggregator", "peer-admitted")
+    assert not honest.sealed_model.exists()
+
+
+def test_a_server_whose_measurement_is_not_in_the_policy_is_refused(
+    copy_deployment: Copy, start: Start
+) -> None:
+    honest, other = copy_deployment("honest"), copy_deployment("other")
+    task = other.directory / "task.py"
+    task.write_bytes(task.read_bytes() + b"\n")
+    server = start("server", "--plan", str(other.plan), "--json")
+    server.wait_for("own-evidence-unwanted")
+    alice = start("worker", "--party", "alice", "--plan", str(honest.plan), "--json")
+    code, errors = alice.finish()
+    assert code == 3
+    assert "the peer runs other code than the policy accepts" in errors
+    told = server.wait_for("refused-by-peer")
+    assert "the client refused this node" in str(told["reason"])
+    server.interrupt()
+    assert server.finish()[0] == 130
+    assert not other.events("aggregator", "peer-admitted")
+
+
+def test_another_plan_is_refused_by_its_hash(
+    copy_deployment: Copy, start: Start
+) -> None:
+    honest, other = copy_deployment("honest"), copy_deployment("other")
+    other.edit(other.plan, "rounds = 40", "rounds = 41")
+    server = start("server", "--plan", str(honest.plan), "--json")
+    server.wait_for("listening")
+    bob = start("worker", "--party", "bob", "--plan", str(other.plan), "--json")
+    code, errors = bob.finish()
+    assert code == 3
+    assert "another plan" in errors
+    server.interrupt()
+    assert server.finish()[0] == 130
+
+
+def test_an_unknown_plan_key_is_named_with_what_it_may_have_meant(
+    deployment: Deployment,
+) -> None:
+    deployment.edit(deployment.plan, "batch_size", "batchsize")
+    assert_refused(
+        deployment, code=2, words=("unknown key 'batchsize'", "'batch_size'?")
+    )
+
+
+def test_a_plan_value_of_the_wrong_type_is_named(deployment: Deployment) -> None:
+    deployment.edit(deployment.plan, "rounds = 40", 'rounds = "forty"')
+    assert_refused(deployment, code=2, words=("training.rounds", "`int`", "`str`"))
+
+
+@pytest.mark.parametrize("name", ["plan.toml", "task.py", "parties/bob/site.toml"])
+def test_a_missing_file_is_named(deployment: Deployment, name: str) -> None:
+    (deployment.directory / name).unlink()
+    assert_refused(deployment, code=2, words=(name, "No such file"))
+
+
+def test_missing_data_is_named(deployment: Deployment) -> None:
+    shutil.rmtree(deployment.data("alice"))
+    assert_refused(deployment, code=2, words=("alice", "no data directory"))
+
+
+def test_a_truncated_data_set_is_refused(deployment: Deployment) -> None:
+    path = deployment.data("alice") / "data_batch_1.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert_refused(deployment, code=4, words=("alice", "data_batch_1.bin", "multiple"))
+
+
+def test_a_label_out_of_range_is_refused(deployment: Deployment) -> None:
+    path = deployment.data("bob") / "data_batch_1.bin"
+    path.write_bytes(b"\x0a" + path.read_bytes()[1:])
+    assert_refused(deployment, code=4, words=("bob", "label", "0 to 9", "10"))
+
+
+def test_data_that_the_plan_does_not_pin_is_refused(deployment: Deployment) -> None:
+    path = deployment.data("bob") / "data_batch_1.bin"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert_refused(deployment, code=4, words=("bob", "not what the plan pins"))
+
+
+def test_a_port_in_use_is_named(deployment: Deployment) -> None:
+    site = deployment.site("aggregator").read_text()
+    port = int(site.partition('training = "127.0.0.1:')[2].partition('"')[0])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert_refused(
+            deployment, code=6, words=(f"cannot listen at 127.0.0.1:{port}", "in use")
+        )
+
+
+def test_a_worker_that_never_comes_is_named(
+    deployment: Deployment, start: Start
+) -> None:
+    for site in deployment.directory.glob("parties/*/site.toml"):
+        deployment.edit(site, "patience_seconds = 120.0", "patience_seconds = 2.0")
+    server = start("server", "--plan", str(deployment.plan), "--json")
+    server.wait_for("listening")
+    alice = start("worker", "--party", "alice", "--plan", str(deployment.plan))
+    code, errors = server.finish()
+    assert code == 5
+    assert "expected: bob" in errors.replace("expected:  ", "expected: ").replace(
+        "alice, bob", "bob"
+    )
+    assert "patience_seconds" in errors
+    assert alice.finish()[0] == 5
+
+
+def test_a_task_that_fails_is_named_with_its_line(deployment: Deployment) -> None:
+    task = deployment.directory / "task.py"
+    task.write_text(task.read_text().replace("import numpy as np", "import nunpy"))
+    assert_refused(deployment, code=2, words=("task.py failed", "line 9", "nunpy"))
+
+
+@pytest.mark.parametrize(
+    "moment", ["node-measured", "listening", "server-attested", "round", "finished"]
+)
+def test_ctrl_c_stops_every_node_and_leaves_no_half_model(
+    deployment: Deployment, start: Start, moment: str
+) -> None:
+    run = start("run", str(deployment.plan), "--json")
+    run.wait_for(moment)
+    nodes = children_of(run.process.pid)
+    run.interrupt()
+    code, errors = run.finish()
+    assert "Traceback" not in errors
+    wait_until_gone(nodes)
+    if moment == "finished" and code == 0:
+        assert deployment.sealed_model.exists(), "the run was quicker than the signal"
+    else:
+        assert code == 130
+        assert errors.strip().endswith("interrupted")
+    assert deployment.leftovers() == []
+
+
+def test_nodes_stop_when_their_launcher_is_killed(
+    deployment: Deployment, start: Start
+) -> None:
+    run = start("run", str(deployment.plan), "--json")
+    run.wait_for("round")
+    nodes = children_of(run.process.pid)
+    assert len(nodes) == 3
+    run.process.send_signal(signal.SIGKILL)
+    wait_until_gone(nodes)
+    assert deployment.leftovers() == []
+    assert not deployment.sealed_model.exists()
+
+
+def test_an_interrupted_init_leaves_nothing(tmp_path: Path, start: Start) -> None:
+    target = tmp_path / "deployment"
+    init = start("init", str(target))
+    assert init.process.stderr is not None
+    for line in init.process.stderr:
+        if "measuring" in line:
+            break
+    init.interrupt()
+    code, errors = init.finish()
+    assert code == 130
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_does_not_touch_a_directory_in_use(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    done = cloister("init", str(tmp_path))
+    assert done.returncode == 2
+    assert "is in use" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_unknown_command_and_option_are_usage_errors() -> None:
+    for arguments in (["frobnicate"], ["run"], ["demo", "--fast"]):
+        done = cloister(*arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def test_errors_are_machine_readable_on_request(tmp_path: Path) -> None:
+    done = cloister("measure", str(tmp_path / "none.toml"), "--json")
+    assert done.returncode == 2
+    assert '"code":"file-unreadable"' in done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; import cloister.cli.main;"
+        "heavy = {'grpc', 'numpy', 'torch', 'cryptography', 'rich'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False)  # noqa: S603
+    assert done.returncode == 0
+
+
+def children_of(pid: int) -> list[int]:
+    """Returns file descriptors that become readable when each child has ended."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [os.pidfd_open(int(child)) for child in listed]
+
+
+def wait_until_gone(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        ready, _, _ = select.select([descriptor], [], [], LIMIT_SECONDS)
+        os.close(descriptor)
+        assert ready, "a node outlived its launcher"
