@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloister.attestation.der import SET, Element, encode, parse_der
+from cloister.attestation.der import BIT_STRING, SET, Element, encode, parse_der
 from cloister.attestation.pck_extension import SGX_EXTENSION_OID
 from cloister.errors import VerificationError
 
@@ -62,7 +62,15 @@ def parse_certificate_body(unverified_der: bytes) -> CertificateBody:
             critical.
     """
     fields = parse_der(unverified_der).children()
-    body = fields[0].children() if fields else ()
+    # A signature is whole octets. pyca passes over the count of unused bits, which no
+    # signature covers: with it one certificate would have two spellings.
+    if (
+        len(fields) != 3
+        or fields[2].tag != BIT_STRING
+        or fields[2].content[:1] != b"\0"
+    ):
+        raise _malformed("not body, algorithm and signature")
+    body = fields[0].children()
     if len(body) != _BODY_LENGTH or body[0].tag != _VERSION_TAG:
         raise _malformed("not a version 3 certificate with extensions")
     serial_number = body[_SERIAL].integer()

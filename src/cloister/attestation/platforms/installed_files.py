@@ -39,13 +39,15 @@ class Entry:
     Attributes:
         path: Path relative to the root, "/" between the parts; empty for the root.
         link: Text of the symbolic link; empty for a regular file.
-        file: Where the content lies; empty for a link whose content is recorded
-            elsewhere or that leads nowhere.
+        file: Where the content lies; empty for a link to a directory, or to nowhere.
+        same_as: For a link to a directory whose content is recorded at another path,
+            "/" and that path; otherwise empty.
     """
 
     path: bytes
     link: bytes
     file: str
+    same_as: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +80,16 @@ def list_entries(root: Path, *, leave_out: frozenset[str] = frozenset()) -> list
             nor link.
     """
     real = os.path.realpath(root)
-    if not os.path.lexists(real):
-        return []
-    if Path(real).is_file():
-        return [Entry(path=b"", link=b"", file=real)]
-    walk = _Walk()
-    return sorted(
-        walk.below(real, b"", leave_out=leave_out), key=lambda entry: entry.path
-    )
+    try:
+        if not _exists(real):
+            return []
+        if Path(real).is_file():
+            return [Entry(path=b"", link=b"", file=real)]
+        found = list(_Walk().below(real, b"", leave_out=leave_out))
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str) else real
+        raise _unusable(name, f"cannot be listed: {error.strerror}") from error
+    return sorted(found, key=lambda entry: entry.path)
 
 
 def hash_files(files: Sequence[str]) -> dict[str, Hashed]:
@@ -107,6 +111,7 @@ def encode_entries(entries: Sequence[Entry], hashed: dict[str, Hashed]) -> bytes
             length_prefixed(
                 entry.path,
                 entry.link,
+                entry.same_as,
                 hashed[entry.file].sha256 if entry.file else b"",
             )
             for entry in entries
@@ -120,12 +125,12 @@ class _Walk:
     __slots__ = ("_walked",)
 
     def __init__(self) -> None:
-        self._walked: set[str] = set()
+        self._walked: dict[str, bytes] = {}
 
     def below(
         self, directory: str, prefix: bytes, *, leave_out: frozenset[str] = frozenset()
     ) -> Iterator[Entry]:
-        self._walked.add(directory)
+        self._walked.setdefault(directory, b"/" + prefix)
         cached = directory.endswith(f"/{_CACHE_DIRECTORY}")
         for item in _sorted_items(directory):
             if item.name in leave_out or (
@@ -150,21 +155,27 @@ class _Walk:
             return
         if real.exists() and not real.is_dir():
             raise _unusable(item.path, "leads to neither file nor directory")
-        # Also for a link that leads nowhere, or round in a circle: its text is all
-        # there is of it.
-        yield Entry(path=path, link=text, file="")
-        # A directory walked before has its content recorded already.
-        if real.is_dir() and str(real) not in self._walked:
+        # A directory walked before has its content recorded there. Of a link that
+        # leads nowhere, or round in a circle, the text is all there is.
+        same_as = self._walked.get(str(real), b"")
+        yield Entry(path=path, link=text, file="", same_as=same_as)
+        if real.is_dir() and not same_as:
             yield from self.below(str(real), path + b"/")
 
 
 def _sorted_items(directory: str) -> list[os.DirEntry[str]]:
     """Items in one order, so that which of two links is followed never varies."""
+    with os.scandir(directory) as items:
+        return sorted(items, key=lambda item: os.fsencode(item.name))
+
+
+def _exists(path: str) -> bool:
+    """Tells what is not there from what this user may not see; the latter raises."""
     try:
-        with os.scandir(directory) as items:
-            return sorted(items, key=lambda item: os.fsencode(item.name))
-    except OSError as error:
-        raise _unusable(directory, f"cannot be listed: {error.strerror}") from error
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _hash_some(waiting: deque[str]) -> dict[str, Hashed]:
