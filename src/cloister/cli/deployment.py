@@ -21,6 +21,9 @@ from cloister.attestation.platforms.measurement import (
     node_measurement,
     running_interpreter,
 )
+from cloister.attestation.platforms.simulated.collateral import (
+    write_simulated_collateral,
+)
 from cloister.attestation.platforms.simulated.root import create_simulated_root
 from cloister.attestation.reports import Tee
 from cloister.cli.deployment_files import PartyEntry, Recipe, plan_text, site_text
@@ -134,6 +137,7 @@ def _fill(
     tell("making a development root and simulated platforms")
     root = create_simulated_root(draft / "insecure-simulated-root", at=at)
     (draft / "trust-root.der").write_bytes(root.trust_root.der)
+    write_simulated_collateral(root, at=at)
     names = [(SERVER, order.server_tee), *order.workers]
     for name, _ in names:
         party = draft / "parties" / name

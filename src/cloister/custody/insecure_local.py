@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -117,7 +118,7 @@ def new_insecure_party_key(path: Path) -> str:
 def _read_key(path: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _bad_key(path, type(error).__name__) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise _bad_key(path, "a key of another kind")
@@ -138,19 +139,19 @@ def _next_epoch(path: Path) -> int:
     """Counts on by one, durably, also when two nodes start at once."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "r+") as file:
+        with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             text = file.read(_MAX_EPOCH_DIGITS + 1)
-            if text and not (text.isascii() and text.isdigit()):
+            if text and not (text.isdigit() and len(text) <= _MAX_EPOCH_DIGITS):
                 raise StorageError(
                     f"the epoch file {path} is damaged",
                     code="epoch-damaged",
                     expected="a number",
                     got=repr(text[:20]),
                 )
-            epoch = int(text or "0") + 1
+            epoch = int(text or b"0") + 1
             file.seek(0)
-            file.write(str(epoch))
+            file.write(str(epoch).encode())
             file.truncate()
             file.flush()
             os.fsync(file.fileno())

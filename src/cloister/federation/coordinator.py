@@ -11,9 +11,10 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from cloister.errors import CloisterError, ProtocolError
+from cloister.errors import CloisterError, ConfigError, ProtocolError
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
 from cloister.federation.rounds import (
@@ -162,9 +163,9 @@ class Coordinator:
         Raises:
             ProtocolError: If training is not over or the report does not count.
         """
-        check_evaluation(party, report)
         self.touch()
         async with self._changed:
+            check_evaluation(party, report, others=self._finals.values())
             if self._published is None or not self._published.header.final:
                 raise ProtocolError(
                     f"{party!r} finishes before training is over",
@@ -186,9 +187,12 @@ class Coordinator:
 
         Raises:
             ProtocolError: If nothing arrives for that long, naming who is missing.
+            ConfigError: If the model diverged.
         """
         while True:
             async with self._changed:
+                if self._failure is not None:
+                    raise self._failure
                 if self.metrics is not None:
                     return self.metrics
                 quiet = time.monotonic() - self._touched
@@ -245,13 +249,19 @@ class Coordinator:
 
     def _complete(self, current: Round) -> None:
         rate = self._course.learning_rate.at(current.number)
-        aggregate = current.aggregate()
-        parameters, self._velocity = self._course.optimizer.update(
-            self.model.parameters,
-            self._velocity,
-            gradient=aggregate.gradient,
-            rate=rate,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+            aggregate = current.aggregate()
+            parameters, self._velocity = self._course.optimizer.update(
+                self.model.parameters,
+                self._velocity,
+                gradient=aggregate.gradient,
+                rate=rate,
+            )
+        if not (
+            np.isfinite(parameters).all() and np.isfinite(aggregate.statistics).all()
+        ):
+            self._failure = _diverged(current.number)
+            return
         self.model.parameters[:] = parameters
         self.model.statistics[:] = aggregate.statistics
         now = time.monotonic()
@@ -287,3 +297,13 @@ class Coordinator:
             ),
             chunks=tuple(chunks_of(self.model)),
         )
+
+
+def _diverged(round_number: int) -> ConfigError:
+    return ConfigError(
+        f"training diverged in round {round_number}",
+        code="training-diverged",
+        expected="finite parameters",
+        got="NaN or infinity",
+        remedy="Lower the plan's learning rate, or warm up longer.",
+    )

@@ -120,7 +120,7 @@ def decode_header(unverified: bytes, kind: type[HeaderType]) -> HeaderType:
         )
     try:
         return msgspec.msgpack.decode(unverified, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ProtocolError(
             "a header is malformed",
             code="header-malformed",

@@ -8,6 +8,7 @@ no clock.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from cloister.errors import ProtocolError
 from cloister.federation.layout import Layout, ModelBuffer
 from cloister.federation.messages import EvaluationReport, UpdateHeader
 from cloister.federation.strategies.mean import weighted_mean
+
+# Largest sum that counts: the sum of as many as there may be parties is still finite.
+MAX_SUM = 1e300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,7 @@ class Round:
                 f"{rules.examples} examples",
                 str(header.examples),
             )
-        if not math.isfinite(header.loss_sum):
+        if not abs(header.loss_sum) <= MAX_SUM:
             raise _refuse(party, "update-not-finite", "a finite loss", "another")
         if (header.evaluation is not None) != self._evaluate:
             raise _refuse(
@@ -104,7 +108,8 @@ class Round:
                 "none" if self._evaluate else "one",
             )
         if header.evaluation is not None:
-            check_evaluation(party, header.evaluation)
+            counted = (h.evaluation for h, _ in self._counted.values())
+            check_evaluation(party, header.evaluation, others=counted)
 
     def count(self, party: str, header: UpdateHeader, update: ModelBuffer) -> None:
         """Counts a whole update; the buffer belongs to the round from now on.
@@ -147,14 +152,29 @@ def check_layout(party: str, *, expected: str, got: str) -> None:
         raise _refuse(party, "layout-differs", f"layout {expected}", f"layout {got}")
 
 
-def check_evaluation(party: str, report: EvaluationReport) -> None:
+def check_evaluation(
+    party: str, report: EvaluationReport, *, others: Iterable[EvaluationReport | None]
+) -> None:
     """Refuses an evaluation that would spoil the aggregate.
 
+    Args:
+        party: Who reports.
+        report: Its report.
+        others: What was counted before; all must speak of the same metrics.
+
     Raises:
-        ProtocolError: If a sum is not finite.
+        ProtocolError: If a sum is not finite, or the metrics differ from the others'.
     """
-    if not all(math.isfinite(value) for value in report.sums.values()):
+    if not all(abs(value) <= MAX_SUM for value in report.sums.values()):
         raise _refuse(party, "evaluation-not-finite", "finite sums", "NaN or infinity")
+    for other in others:
+        if other is not None and other.sums.keys() != report.sums.keys():
+            raise _refuse(
+                party,
+                "evaluation-differs",
+                f"the metrics {', '.join(sorted(other.sums))}",
+                ", ".join(sorted(report.sums)),
+            )
 
 
 def mean_metrics(reports: list[EvaluationReport]) -> dict[str, float]:
@@ -163,8 +183,7 @@ def mean_metrics(reports: list[EvaluationReport]) -> dict[str, float]:
     Raises:
         ProtocolError: If the parties report different metrics.
     """
-    names = {frozenset(report.sums) for report in reports}
-    if len(names) != 1:
+    if len({frozenset(report.sums) for report in reports}) != 1:
         raise ProtocolError(
             "the parties report different metrics",
             code="evaluation-differs",

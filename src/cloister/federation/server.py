@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import grpc
 from structlog.typing import FilteringBoundLogger
@@ -33,7 +34,7 @@ from cloister.ratls.channels import (
 )
 from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import EnrolmentService
-from cloister.storage.model_vault import SealedModel, seal_model
+from cloister.storage.model_vault import SealedModel, check_recipients, seal_model
 
 # A server's certificate outlives no run we know; a new run makes new keys.
 CERTIFICATE_LIFE = timedelta(days=30)
@@ -83,10 +84,11 @@ async def serve(
             cannot be written.
     """
     plan = node.plan
-    with task_code(plan.task.file, "making the model", simulated=plan.simulated):
-        model = await asyncio.to_thread(task.initial_model, seed=plan.training.seed)
+    # Now, not after hours of training.
+    check_recipients(plan.model.recipients)
+    model = await asyncio.to_thread(_initial_model, plan, task)
     coordinator = Coordinator(course_of(plan, model), model, log=log)
-    async with _Ports(node, coordinator, settings=settings, log=log):
+    async with Ports(node, coordinator, settings=settings, log=log):
         try:
             metrics = await coordinator.run(patience_seconds=settings.patience_seconds)
         except CloisterError as error:
@@ -130,8 +132,18 @@ def course_of(plan: Plan, model: ModelBuffer) -> Course:
     )
 
 
-class _Ports:
-    """Both listening ports, open while the context lasts."""
+class Ports:
+    """Both listening ports, open while the context lasts.
+
+    Args:
+        node: The server's node.
+        coordinator: Runs the rounds.
+        settings: Where to listen.
+        log: One line for each decision.
+
+    Attributes:
+        table: Who is admitted.
+    """
 
     def __init__(
         self,
@@ -146,12 +158,12 @@ class _Ports:
             node.identity, node.platform, at=at, life=CERTIFICATE_LIFE
         )
         authority = new_authority(at=at, life=CERTIFICATE_LIFE)
-        table = AdmissionTable(node.clock)
+        self.table = AdmissionTable(node.clock)
         self._settings = settings
         self._log = log
         self._training = grpc.aio.server(options=server_options(MAX_CHUNK_BYTES))
         self._training.add_generic_rpc_handlers(
-            (TrainingService(coordinator, table=table, log=log),)
+            (TrainingService(coordinator, table=self.table, log=log),)
         )
         listen(
             self._training,
@@ -168,7 +180,7 @@ class _Ports:
                 EnrolmentService(
                     node,
                     authority=authority,
-                    table=table,
+                    table=self.table,
                     log=log,
                     on_admitted=lambda _: coordinator.touch(),
                 ),
@@ -180,7 +192,7 @@ class _Ports:
             enrolment_credentials(node.identity, certificate),
         )
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         # The training port first: whoever enrols may call it at once.
         try:
             await self._training.start()
@@ -195,6 +207,7 @@ class _Ports:
             enrolment=str(self._settings.enrolment),
             training=str(self._settings.training),
         )
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stop()
@@ -202,6 +215,11 @@ class _Ports:
     async def _stop(self) -> None:
         await self._enrolment.stop(0)
         await self._training.stop(_GRACE_SECONDS)
+
+
+def _initial_model(plan: Plan, task: Task) -> ModelBuffer:
+    with task_code(plan.task.file, "making the model", simulated=plan.simulated):
+        return task.initial_model(seed=plan.training.seed)
 
 
 def _seal(

@@ -102,6 +102,9 @@ def load_task(
 def task_code(filename: str, doing: str, *, simulated: bool) -> Iterator[None]:
     """Runs a task's code; whatever it raises leaves as one of our errors.
 
+    Belongs in the thread that runs the code: a `StopIteration` cannot pass through a
+    future, and whoever waits for it would wait for ever.
+
     Raises:
         ConfigError: In place of any exception that is not ours.
     """
@@ -109,7 +112,7 @@ def task_code(filename: str, doing: str, *, simulated: bool) -> Iterator[None]:
         yield
     except CloisterError:
         raise
-    except Exception as error:  # foreign code may raise anything
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
         lines = [
             frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)

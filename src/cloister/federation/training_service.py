@@ -7,7 +7,8 @@ logged; it disturbs no other worker.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn, TypeAlias
 
 import grpc
@@ -29,8 +30,9 @@ from cloister.federation.messages import (
     encode_header,
 )
 from cloister.federation.transfer import Receiver
-from cloister.ratls.admission import AdmissionTable
+from cloister.ratls.admission import AdmissionTable, AttestedPeer
 from cloister.ratls.channels import Guard
+from cloister.ratls.identity import Spki
 from cloister.ratls.refusals import encode_status
 
 Messages = AsyncIterator[bytes]
@@ -57,6 +59,7 @@ class TrainingService(grpc.GenericRpcHandler):
         self._coordinator = coordinator
         self._table = table
         self._log = log
+        self._sending: set[Spki] = set()
         self._handlers: dict[str, Callable[[], Handler]] = {
             RECEIVE: lambda: grpc.unary_stream_rpc_method_handler(self._receive),
             CONTRIBUTE: lambda: grpc.stream_stream_rpc_method_handler(self._contribute),
@@ -106,16 +109,38 @@ class TrainingService(grpc.GenericRpcHandler):
             )
         header = decode_header(first, UpdateHeader)
         self._coordinator.check_header(party, header)
-        update = ModelBuffer(self._coordinator.model.layout)
-        receiver = Receiver(update)
-        async for chunk in messages:
+        with self._only_one(guard.peer):
+            update = ModelBuffer(self._coordinator.model.layout)
+            receiver = Receiver(update)
+            async for chunk in messages:
+                guard.check()
+                receiver.feed(chunk)
+                self._coordinator.traffic.received += len(chunk)
+                self._coordinator.touch()
+            receiver.finish()
+            # The end of the stream may come long after its last chunk.
             guard.check()
-            receiver.feed(chunk)
-            self._coordinator.traffic.received += len(chunk)
-            self._coordinator.touch()
-        receiver.finish()
-        await self._coordinator.count(party, header, update)
+            await self._coordinator.count(party, header, update)
         return header
+
+    @contextmanager
+    def _only_one(self, peer: AttestedPeer) -> Iterator[None]:
+        """Holds a node to one update in transfer: each takes a model's memory.
+
+        A node and not its party: a newer node must not wait until the broken
+        connection of the one it replaces is noticed.
+        """
+        if peer.tls_key in self._sending:
+            raise ProtocolError(
+                f"{peer.party!r} sends two updates at once",
+                code="update-repeated",
+                expected="one update a round",
+            )
+        self._sending.add(peer.tls_key)
+        try:
+            yield
+        finally:
+            self._sending.remove(peer.tls_key)
 
     async def _send(self, model: Published, guard: Guard) -> Messages:
         guard.check()

@@ -198,9 +198,14 @@ class _Trainer:
         return self._learner
 
     async def _run(self, doing: str, step: Callable[[], Result]) -> Result:
+        plan = self._plan
+
+        def guarded() -> Result:
+            with task_code(plan.task.file, doing, simulated=plan.simulated):
+                return step()
+
         loop = asyncio.get_running_loop()
-        with task_code(self._plan.task.file, doing, simulated=self._plan.simulated):
-            return await loop.run_in_executor(self._executor, step)
+        return await loop.run_in_executor(self._executor, guarded)
 
 
 class _Line:

@@ -27,11 +27,15 @@ Role = Literal["server", "worker"]
 _HASH_LABEL = "cloister/plan/1"
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+# Patterns end with \Z: a $ would let a line break through at the end.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
+RunId = Annotated[
+    str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}/[a-z0-9][a-z0-9-]{0,31}\Z")
+]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Rate = Annotated[float, Meta(gt=0, le=1e6)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Option = bool | int | float | str
 
 
@@ -48,8 +52,8 @@ class TaskSection(
 ):
     """``[task]``: which class of which file trains, with which options."""
 
-    file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\.py$")]
-    class_: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")] = (
+    file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\.py\Z")]
+    class_: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z")] = (
         msgspec.field(name="class")
     )
     options: dict[str, Option] = {}

@@ -20,6 +20,8 @@ from cloister.plan.plan import Name
 from cloister.plan.toml import read_toml
 
 PlatformKind = Literal["simulated-sgx", "simulated-tdx"]
+# A path: no NUL, which no file system has; and not without end.
+PathText = Annotated[str, Meta(pattern=r"^[^\x00]+\Z", max_length=4096)]
 _ADDRESS = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}):(?P<port>[0-9]{1,5})"
 )
@@ -43,8 +45,8 @@ class PlatformSection(
     """``[platform]``: where this node's evidence comes from."""
 
     kind: PlatformKind
-    directory: str
-    trust_root: str
+    directory: PathText
+    trust_root: PathText
 
 
 class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,14 +68,14 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[paths]``: where this node finds its data and leaves its run."""
 
-    runs: str
-    data: str | None = None
+    runs: PathText
+    data: PathText | None = None
 
 
 class Custodian(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[custodian]``: who signs this node's warrant."""
 
-    insecure_local_key: str
+    insecure_local_key: PathText
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

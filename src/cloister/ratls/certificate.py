@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 import cbor2
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -37,6 +37,14 @@ MAX_CERTIFICATE_BYTES = 32 * 1024
 # Host clocks differ; a certificate made "now" must be valid for a peer a little behind.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 _ZEROS = bytes(32)
+# What pyca/cryptography raises for certificates it cannot or will not read.
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +114,7 @@ def parse_certificate(unverified_der: bytes, *, at: datetime) -> EvidenceCertifi
         certificate = x509.load_der_x509_certificate(unverified_der)
         extensions = certificate.extensions
         key = certificate.public_key()
-    except (ValueError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise _refuse(
             "certificate-malformed", "an X.509 certificate", str(error)
         ) from error
@@ -116,20 +124,17 @@ def parse_certificate(unverified_der: bytes, *, at: datetime) -> EvidenceCertifi
     spki = spki_of(parse_spki(spki_of(key)))
     try:
         certificate.verify_directly_issued_by(certificate)
-    except (InvalidSignature, ValueError, TypeError) as error:
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as error:
         raise _refuse(
             "certificate-signature", "a signature by the certificate's own key"
         ) from error
     # Step 3: validity
-    if not (
-        certificate.not_valid_before_utc - CLOCK_TOLERANCE
-        <= at
-        <= certificate.not_valid_after_utc
-    ):
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begins - CLOCK_TOLERANCE <= at <= ends:
         raise _refuse(
-            "certificate-expired",
+            "certificate-expired" if at > ends else "certificate-not-yet-valid",
             f"validity at {at:%Y-%m-%d %H:%M:%SZ}",
-            f"until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%SZ}",
+            f"{begins:%Y-%m-%d %H:%M:%SZ} to {ends:%Y-%m-%d %H:%M:%SZ}",
         )
     # Step 4: role
     _check_role(extensions)

@@ -26,7 +26,7 @@ import msgspec
 from msgspec import Meta
 
 from cloister.errors import ProtocolError
-from cloister.plan.plan import PlanHash, Role
+from cloister.plan.plan import Name, PlanHash, Role, RunId
 from cloister.ratls.identity import SPKI_BYTES, Spki
 from cloister.ratls.warrant import Warrant
 
@@ -65,8 +65,8 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
 
     version: int
     role: Role
-    party: Annotated[str, Meta(max_length=32)]
-    run_id: Annotated[str, Meta(max_length=80)]
+    party: Name
+    run_id: RunId
     plan_hash: _Bytes32
     nonce: _Bytes32
     tls_key: _Key
@@ -142,7 +142,7 @@ def decode_message(
         )
     try:
         return decoder.decode(unverified)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ProtocolError(
             "an enrolment message is malformed",
             code="message-malformed",

@@ -30,6 +30,8 @@ TLS13_ONLY = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256"}
 
 # Largest message on the training port: one chunk and its framing.
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
+# How often a client asks a silent connection whether it still lives.
+KEEPALIVE_SECONDS = 20
 
 Option = tuple[str, int | str]
 
@@ -49,6 +51,9 @@ def server_options(max_message_bytes: int) -> tuple[Option, ...]:
         ("grpc.max_send_message_length", max_message_bytes),
         # Two servers on one port would be a race for each connection.
         ("grpc.so_reuseport", 0),
+        # A worker that waits for a slower one is silent but for its keepalives, and
+        # gRPC's default takes them for an attack after some minutes (too_many_pings).
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),
     )
 
 
@@ -78,7 +83,7 @@ def open_channel(
         ("grpc.ssl_target_name_override", SERVER_NAME),
         # A proxy from the environment would see who speaks to whom.
         ("grpc.enable_http_proxy", 0),
-        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     )
     return grpc.aio.secure_channel(str(address), credentials, options=options)
 
@@ -125,7 +130,7 @@ async def prove_tls13_only(address: Address) -> None:
     """
     try:
         stream = await open_unverified(address, newest=ssl.TLSVersion.TLSv1_2)
-    except (ssl.SSLError, ConnectionError):
+    except OSError:  # ssl.SSLError above all; what is no answer fails the next step
         pass
     else:
         stream.close()

@@ -26,7 +26,11 @@ from cloister.errors import ProtocolError, VerificationError
 from cloister.plan.keys import parse_party_key
 from cloister.plan.plan import Plan, PlanHash, Role
 from cloister.ratls.admission import AdmissionAuthority, AdmissionTable, AttestedPeer
-from cloister.ratls.certificate import EvidenceCertificate, parse_certificate
+from cloister.ratls.certificate import (
+    UNREADABLE,
+    EvidenceCertificate,
+    parse_certificate,
+)
 from cloister.ratls.challenge import (
     NONCE_BYTES,
     VERSION,
@@ -222,7 +226,7 @@ class ClientEnrolment:
             raise RuntimeError("prove first")
         try:
             key = x509.load_der_x509_certificate(admission.certificate).public_key()
-        except ValueError as error:
+        except UNREADABLE as error:
             raise _bad_admission("bytes that are no certificate") from error
         if (
             not isinstance(key, ec.EllipticCurvePublicKey)
@@ -242,7 +246,7 @@ class ServerEnrolment:
         self._authority = authority
         self._table = table
         self._transcript: Transcript | None = None
-        self._epoch: int | None = None
+        self._terms: WarrantTerms | None = None
 
     def challenge(self, hello: Hello) -> Challenge:
         """(3) Checks the claim against the plan and answers with a nonce.
@@ -300,7 +304,7 @@ class ServerEnrolment:
             tls_key=transcript.client_key,
         )
         self._table.check_epoch(terms.role, terms.party, terms.epoch)
-        self._epoch = terms.epoch
+        self._terms = terms
         quote = node.platform.quote(transcript.server_report_data())
         return ServerProof(warrant=node.warrant, quote=quote)
 
@@ -310,8 +314,8 @@ class ServerEnrolment:
         Raises:
             VerificationError: If the evidence fails; the table is unchanged then.
         """
-        node, transcript = self._node, self._transcript
-        if transcript is None or self._epoch is None:
+        node, transcript, terms = self._node, self._transcript, self._terms
+        if transcript is None or terms is None:
             raise RuntimeError("prove first")
         verdict = node.appraise(
             proof.quote,
@@ -321,13 +325,16 @@ class ServerEnrolment:
         peer = AttestedPeer(
             role=transcript.client_role,
             party=transcript.client_party,
-            epoch=self._epoch,
+            epoch=terms.epoch,
             tls_key=transcript.client_key,
             encryption_key=transcript.client_encryption_key,
             verdict=verdict,
         )
         at = node.clock()
-        expires_at = min(at + ADMISSION_LIFE, verdict.claims.not_after)
+        # An admission outlives neither the warrant nor the evidence it rests on.
+        warranted = max(0.0, terms.expires_at - at.timestamp())
+        life = min(ADMISSION_LIFE / timedelta(seconds=1), warranted)
+        expires_at = min(at + timedelta(seconds=life), verdict.claims.not_after)
         certificate = self._authority.issue(peer, at=at, expires_at=expires_at)
         self._table.admit(peer, expires_at=expires_at)
         return peer, Admission(certificate=certificate)

@@ -44,6 +44,8 @@ METHOD = "/cloister.Enrolment/Enrol"
 
 # A node that does not finish its handshake in this time holds a place for nothing.
 HANDSHAKE_SECONDS = 30.0
+# How long a refusal may take to reach a server; it is told as a courtesy.
+_COURTESY_SECONDS = 5.0
 
 Messages = AsyncIterator[bytes]
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
@@ -163,15 +165,14 @@ async def enrol(node: Node, address: Address) -> Enrolled:
             server, admission = enrolment.finish(
                 await _next_from_server(call, Admission)
             )
-        except grpc.aio.AioRpcError as error:
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise _broken_off(str(address), error) from error
         except RefusedByPeer:
             raise
         except CloisterError as error:
-            await call.write(encode_message(refusal_from(error)))
-            await call.done_writing()
+            await _refuse(call, error)
             raise
-        await call.done_writing()
     return Enrolled(
         server=server,
         server_certificate=certificate.der,
@@ -232,19 +233,32 @@ async def _tell_refusal(
             max_message_bytes=MAX_MESSAGE_BYTES,
         )
         async with channel:
-            call: Call = channel.stream_stream(METHOD)(timeout=5.0)
-            await call.write(encode_message(refusal_from(error)))
-            await call.done_writing()
-            await call.read()
-    except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            call: Call = channel.stream_stream(METHOD)(timeout=_COURTESY_SECONDS)
+            await _refuse(call, error)
+    except grpc.aio.UsageError:
         return  # courtesy only: whoever it is may as well not listen
 
 
-def _broken_off(address: str, error: grpc.aio.AioRpcError) -> ProtocolError:
+async def _refuse(call: Call, error: CloisterError) -> None:
+    """Says why, and waits for the server to hang up, so that it has read it."""
+    try:
+        async with asyncio.timeout(_COURTESY_SECONDS):
+            await call.write(encode_message(refusal_from(error)))
+            await call.done_writing()
+            await call.read()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+        return  # courtesy only: the call may be over, or nobody listens
+
+
+def _broken_off(
+    address: str, error: grpc.aio.AioRpcError | asyncio.InvalidStateError
+) -> ProtocolError:
     return ProtocolError(
         f"the server at {address} broke off the enrolment",
         code="enrolment-broken",
-        got=f"{error.code().name}: {(error.details() or '')[:200]}",
+        got=f"{error.code().name}: {(error.details() or '')[:200]}"
+        if isinstance(error, grpc.aio.AioRpcError)
+        else "the end of the call",
         remedy="The server's log says why; start this node again.",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NewType
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -73,8 +74,8 @@ def parse_spki(unverified_der: bytes) -> ec.EllipticCurvePublicKey:
     """
     try:
         key = load_der_public_key(unverified_der)
-    except ValueError as error:
-        raise _not_p256("bytes that are no key") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _not_p256("bytes that are no key we know") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
         key.curve, ec.SECP256R1
     ):

@@ -25,7 +25,7 @@ async def fetch_unverified_certificate(address: Address) -> bytes:
     """
     try:
         writer = await open_unverified(address, newest=ssl.TLSVersion.TLSv1_3)
-    except (ssl.SSLError, OSError, TimeoutError) as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host no name can be
         raise ProtocolError(
             f"no server answers at {address}",
             code="server-unreachable",

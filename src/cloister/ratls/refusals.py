@@ -47,7 +47,7 @@ def decode_status(details: str | None) -> Refusal:
     """
     try:
         return _decoder.decode(details or "")
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ProtocolError(
             "the call ended without a reason of ours",
             code="call-broken",

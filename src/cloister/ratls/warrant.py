@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from msgspec import Meta
 
 from cloister.errors import VerificationError
-from cloister.plan.plan import Role
+from cloister.plan.plan import Name, Role, RunId
 from cloister.ratls.certificate import CLOCK_TOLERANCE
 from cloister.ratls.identity import SPKI_BYTES
 
@@ -45,10 +45,10 @@ class WarrantTerms(
         expires_at: Unix time.
     """
 
-    run_id: Annotated[str, Meta(max_length=80)]
+    run_id: RunId
     plan_hash: Annotated[bytes, Meta(min_length=32, max_length=32)]
     role: Role
-    party: Annotated[str, Meta(max_length=32)]
+    party: Name
     tls_key: Annotated[bytes, Meta(min_length=SPKI_BYTES, max_length=SPKI_BYTES)]
     epoch: Annotated[int, Meta(ge=1, le=2**53)]
     issued_at: Seconds

@@ -10,27 +10,37 @@ not at all. What this module does not do: say who the recipients are; the plan d
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyrage  # type: ignore[import-untyped]
 import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from cloister.errors import ConfigError, StorageError
+from cloister.storage.age import (
+    check_recipients,
+    decrypt,
+    encrypt,
+    new_identity,
+    read_identity,
+)
+from cloister.storage.whole_file import write_whole
 
-_AGE_MAGIC = b"age-encryption.org/v1\n"
-_IDENTITY_PREFIX = "AGE-SECRET-KEY-1"
-# age-keygen writes about 190 bytes; comments may add some.
-_IDENTITY_FILE_BYTES = 64 * 1024
+__all__ = [
+    "OpenedModel",
+    "SealedModel",
+    "check_recipients",
+    "new_identity",
+    "open_model",
+    "read_identity",
+    "seal_model",
+    "unseal_to_file",
+]
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -57,56 +67,12 @@ class OpenedModel:
     """A model as its owner sees it.
 
     Attributes:
-        arrays: The arrays by name, read-only.
+        arrays: The arrays by name.
         metadata: The text that was sealed with them.
     """
 
     arrays: Arrays = field(repr=False)
     metadata: dict[str, str]
-
-
-def new_identity() -> tuple[str, str]:
-    """Returns a fresh X25519 identity (secret) and its recipient (public), as text."""
-    identity = pyrage.x25519.Identity.generate()
-    return str(identity), str(identity.to_public())
-
-
-def read_identity(path: Path) -> str:
-    """Returns the one identity in a file as `age-keygen` writes it.
-
-    Args:
-        path: A text file; empty lines and lines that start with ``#`` are skipped.
-
-    Raises:
-        ConfigError: If the file cannot be read, or holds anything but one identity.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_IDENTITY_FILE_BYTES).decode()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the identity file {path}: {error.strerror}",
-            code="identity-missing",
-            expected="a file as age-keygen writes it",
-            remedy="Give the path of the file with the owner's age identity.",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise _identity_error(f"{path} is not text") from error
-    lines = [line.strip() for line in content.splitlines()]
-    found = [line for line in lines if line and not line.startswith("#")]
-    if len(found) != 1:
-        raise _identity_error(f"{path} holds {len(found)} identities")
-    _parse_identity(found[0])
-    return found[0]
-
-
-def check_recipients(recipients: Sequence[str]) -> None:
-    """Checks that a model can be sealed to `recipients`, before it is trained.
-
-    Raises:
-        ConfigError: If there is none, one repeats, or one is no age X25519 recipient.
-    """
-    _parse_recipients(recipients)
 
 
 def seal_model(
@@ -128,17 +94,11 @@ def seal_model(
         ConfigError: If a recipient is invalid, or there is none.
         StorageError: If the file cannot be written.
     """
-    keys = _parse_recipients(recipients)
-    content = safetensors.numpy.save(dict(arrays), metadata=dict(metadata))
-    sealed = pyrage.encrypt(content, keys)
-    try:
-        _write_whole(path, sealed)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write the sealed model {path}: {error.strerror}",
-            code="model-unwritable",
-            remedy="Check that the directory exists, is writable and has space.",
-        ) from error
+    # The library writes the memory as it lies: a transposed view would come out wrong.
+    straight = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = safetensors.numpy.save(straight, metadata=dict(metadata))
+    sealed = encrypt(content, recipients)
+    _write(path, sealed)
     return SealedModel(
         path=path,
         sha256=hashlib.sha256(sealed).hexdigest(),
@@ -160,7 +120,7 @@ def open_model(path: Path, *, identity: str) -> OpenedModel:
             others (``model-not-for-identity``), altered or cut off
             (``model-damaged``), or holds no safetensors (``model-not-safetensors``).
     """
-    return _parse_model(path, _unseal(path, identity))
+    return _parse_model(path, decrypt(_read(path), identity=identity, path=path))
 
 
 def unseal_to_file(path: Path, *, identity: str, output: Path) -> OpenedModel:
@@ -176,6 +136,7 @@ def unseal_to_file(path: Path, *, identity: str, output: Path) -> OpenedModel:
         ConfigError: As `open_model`, and if `output` exists.
         StorageError: As `open_model`, and if `output` cannot be written.
     """
+    # The one who opens chooses the name; a sealed model's path is the run's own.
     if output.exists():
         raise ConfigError(
             f"{output} exists",
@@ -183,23 +144,15 @@ def unseal_to_file(path: Path, *, identity: str, output: Path) -> OpenedModel:
             expected="a new file",
             remedy="Choose another name, or remove it.",
         )
-    content = _unseal(path, identity)
+    content = decrypt(_read(path), identity=identity, path=path)
     opened = _parse_model(path, content)
-    try:
-        _write_whole(output, content)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write the opened model {output}: {error.strerror}",
-            code="model-unwritable",
-            remedy="Check that the directory exists, is writable and has space.",
-        ) from error
+    _write(output, content)
     return opened
 
 
-def _unseal(path: Path, identity: str) -> bytes:
-    key = _parse_identity(identity)
+def _read(path: Path) -> bytes:
     try:
-        sealed = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise ConfigError(
             f"no sealed model {path}",
@@ -212,104 +165,17 @@ def _unseal(path: Path, identity: str) -> bytes:
             code="model-unreadable",
             remedy="Check the file's permissions and the disk.",
         ) from error
-    return _decrypt(path, sealed, key)
 
 
-def _parse_identity(identity: str) -> pyrage.x25519.Identity:
-    # The message must never carry the text: it may be a secret with a typing error.
-    if not identity.startswith(_IDENTITY_PREFIX):
-        raise _identity_error("this is not an identity")
+def _write(path: Path, content: bytes) -> None:
     try:
-        return pyrage.x25519.Identity.from_str(identity)
-    except pyrage.IdentityError:
-        raise _identity_error("the identity is misspelt or cut off") from None
-
-
-def _identity_error(what: str) -> ConfigError:
-    return ConfigError(
-        what,
-        code="identity-invalid",
-        expected=f"exactly one age X25519 identity, {_IDENTITY_PREFIX}...",
-        remedy="Make one with age-keygen, or use the file the deployment made.",
-    )
-
-
-def _parse_recipients(recipients: Sequence[str]) -> list[pyrage.x25519.Recipient]:
-    remedy = "Give the owner's age recipient; age-keygen -y prints it."
-    if not recipients or len(set(recipients)) != len(recipients):
-        raise ConfigError(
-            "a model needs recipients to be sealed to",
-            code="recipient-invalid",
-            expected="at least one recipient, and none twice",
-            got=f"{len(recipients)}, {len(set(recipients))} of them distinct",
-            remedy=remedy,
-        )
-    keys = []
-    for recipient in recipients:
-        try:
-            keys.append(pyrage.x25519.Recipient.from_str(recipient))
-        except pyrage.RecipientError as error:
-            # An identity put here by mistake is a secret and must not be shown.
-            secret = recipient.upper().startswith(_IDENTITY_PREFIX)
-            raise ConfigError(
-                "a recipient of the model is malformed",
-                code="recipient-invalid",
-                expected="an age X25519 recipient, age1...",
-                got="an identity, which is a secret" if secret else recipient,
-                remedy=remedy,
-            ) from error
-    return keys
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    # mkstemp gives mode 0600 from the first moment on.
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-    )
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        # Also on Ctrl-C: a part of a model is never left behind.
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _decrypt(path: Path, sealed: bytes, key: pyrage.x25519.Identity) -> bytes:
-    if not sealed.startswith(_AGE_MAGIC):
+        write_whole(path, content)
+    except OSError as error:
         raise StorageError(
-            f"{path} is not a sealed model",
-            code="model-not-age",
-            expected="a file in age's binary format",
-            remedy="Give the path of a sealed model.",
-        )
-    try:
-        content: bytes = pyrage.decrypt(sealed, [key])
-    except pyrage.DecryptError as error:
-        # pyrage tells its reasons apart in words only. Should they change, the file
-        # is still refused, under the code for damage.
-        if str(error) == "No matching keys found":
-            raise StorageError(
-                f"{path} is not sealed to this identity",
-                code="model-not-for-identity",
-                expected=f"a model sealed to {key.to_public()}",
-                remedy="Use the identity of one of the plan's recipients.",
-            ) from error
-        raise StorageError(
-            f"{path} was altered or cut off after it was sealed",
-            code="model-damaged",
-            remedy="Fetch the sealed model again.",
+            f"cannot write the model to {path}: {error.strerror}",
+            code="model-unwritable",
+            remedy="Check that the directory exists, is writable and has space.",
         ) from error
-    return content
 
 
 def _parse_model(path: Path, content: bytes) -> OpenedModel:

@@ -14,9 +14,6 @@ rest. That is the sealed data set's part.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from cloister.errors import ConfigError, StorageError
+from cloister.storage.raw_files import FILE_PATTERNS, SplitBytes, digest, read_splits
 from cloister.storage.records import (
     Batch,
     DataSource,
@@ -32,21 +30,6 @@ from cloister.storage.records import (
     Schema,
     SplitName,
 )
-
-FILE_PATTERNS: dict[SplitName, str] = {
-    "train": "data_batch*.bin",
-    "held-out": "test_batch*.bin",
-}
-_DIGEST_LABEL = b"cloister raw shard, version 1\0"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SplitBytes:
-    """The files of one split, end to end in one buffer."""
-
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    data: NDArray[np.uint8]
 
 
 class RawRecords(Records):
@@ -112,9 +95,9 @@ def open_raw_shard(directory: Path, schema: Schema) -> RawShard:
             above its field's bound; or if a split has no records.
     """
     _check_schema(schema)
-    splits = _read_splits(directory)
+    splits = read_splits(directory)
     tables = {name: _records(directory, name, splits[name], schema) for name in splits}
-    return RawShard(tables, _digest(splits))
+    return RawShard(tables, digest(splits))
 
 
 def digest_raw_shard(directory: Path) -> str:
@@ -124,63 +107,11 @@ def digest_raw_shard(directory: Path) -> str:
         ConfigError: If the directory or the files of a split are missing.
         StorageError: If a file cannot be read.
     """
-    return _digest(_read_splits(directory))
-
-
-def _read_splits(directory: Path) -> dict[SplitName, _SplitBytes]:
-    if not directory.is_dir():
-        raise ConfigError(
-            f"no data directory {directory}",
-            code="data-missing",
-            expected="a directory with data_batch*.bin and test_batch*.bin",
-            remedy="Correct the data path in the site file.",
-        )
-    return {
-        name: _read_split(directory, pattern) for name, pattern in FILE_PATTERNS.items()
-    }
-
-
-def _read_split(directory: Path, pattern: str) -> _SplitBytes:
-    paths = sorted(directory.glob(pattern))
-    if not paths:
-        raise ConfigError(
-            f"{directory} holds no file {pattern}",
-            code="data-missing",
-            expected=f"one or more files {pattern} in CIFAR-10's binary layout",
-            remedy="Put the files there, or correct the data path in the site file.",
-        )
-    try:
-        return _read_files(paths)
-    except OSError as error:
-        raise StorageError(
-            f"cannot read the data in {directory}: {error.strerror}",
-            code="data-unreadable",
-            remedy="Check the files' permissions and the disk.",
-        ) from error
-
-
-def _read_files(paths: Sequence[Path]) -> _SplitBytes:
-    sizes = tuple(path.stat().st_size for path in paths)
-    # One buffer for the split: joining arrays afterwards would hold it all twice.
-    data = np.empty(sum(sizes), np.uint8)
-    at = 0
-    for path, size in zip(paths, sizes, strict=True):
-        with path.open("rb") as file:
-            got = file.readinto(data[at : at + size].data)
-        if got != size:
-            raise StorageError(
-                f"{path} shrank while it was read",
-                code="data-truncated",
-                expected=f"{size} bytes",
-                got=f"{got} bytes",
-                remedy="Let no other program write the data during training.",
-            )
-        at += size
-    return _SplitBytes(names=tuple(path.name for path in paths), sizes=sizes, data=data)
+    return digest(read_splits(directory))
 
 
 def _records(
-    directory: Path, split: SplitName, content: _SplitBytes, schema: Schema
+    directory: Path, split: SplitName, content: SplitBytes, schema: Schema
 ) -> RawRecords:
     record_bytes = schema.record_bytes
     for name, size in zip(content.names, content.sizes, strict=True):
@@ -222,7 +153,7 @@ def _dtype(field: Field) -> np.dtype[np.generic]:
 
 
 def _check_range(
-    directory: Path, content: _SplitBytes, field: Field, column: NDArray[np.generic]
+    directory: Path, content: SplitBytes, field: Field, column: NDArray[np.generic]
 ) -> None:
     if field.below is None:
         return
@@ -273,17 +204,3 @@ def _schema_error(what: str, *, got: str) -> ConfigError:
         got=got,
         remedy="Correct schema() in the task.",
     )
-
-
-def _digest(splits: Mapping[SplitName, _SplitBytes]) -> str:
-    # Lengths stand before names and contents, so no two shards hash the same bytes.
-    digest = hashlib.sha256(_DIGEST_LABEL)
-    for split in FILE_PATTERNS:
-        content, at = splits[split], 0
-        for name, size in zip(content.names, content.sizes, strict=True):
-            encoded = name.encode("utf-8", "surrogateescape")
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
-            digest.update(size.to_bytes(8, "little"))
-            digest.update(content.data[at : at + size].data)
-            at += size
-    return f"sha256:{digest.hexdigest()}"

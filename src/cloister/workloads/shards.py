@@ -1,20 +1,21 @@
 """Divides public data sets among parties, in CIFAR-10's binary layout.
 
 For the demo and for trials: in earnest every party has its own data already. Every
-record goes to exactly one party, and the order of parties decides which.
+record goes to exactly one party; a file takes its name when it is complete.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.errors import ConfigError, StorageError
-from cloister.storage.raw_shard import FILE_PATTERNS
+from cloister.storage.raw_files import FILE_PATTERNS
 
 DIGIT_SIZE = 8
 CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32
@@ -46,8 +47,9 @@ def write_digit_shards(directories: Sequence[Path], *, seed: int) -> None:
     generator = np.random.default_rng(seed)
     train = generator.permutation(order[held_out:])
     test = generator.permutation(order[:held_out])
-    _write_division("data_batch_1.bin", [records[train]], directories, first=0)
-    _write_division("test_batch.bin", [records[test]], directories, first=0)
+    with _file_errors():
+        _write_division("data_batch_1.bin", [records[train]], directories, first=0)
+        _write_division("test_batch.bin", [records[test]], directories, first=0)
 
 
 def split_cifar(source: Path, directories: Sequence[Path]) -> None:
@@ -67,19 +69,9 @@ def split_cifar(source: Path, directories: Sequence[Path]) -> None:
     """
     _check_directories(directories)
     splits = [_source_files(source, pattern) for pattern in FILE_PATTERNS.values()]
-    for paths in splits:
-        counts = [_count_records(path) for path in paths]
-        if sum(counts) < len(directories):
-            raise ConfigError(
-                f"{source} has too few records",
-                code="data-too-few",
-                expected=f"at least one for each of {len(directories)} parties",
-                got=f"{sum(counts)} in {', '.join(path.name for path in paths)}",
-                remedy="Use more data or fewer parties.",
-            )
-        firsts = itertools.accumulate(counts, initial=0)
-        for path, first in zip(paths, firsts, strict=False):
-            _write_division(path.name, _chunks(path), directories, first=first)
+    with _file_errors():
+        for paths in splits:
+            _deal_out(paths, directories)
 
 
 def _digit_records() -> NDArray[np.uint8]:
@@ -146,6 +138,21 @@ def _count_records(path: Path) -> int:
     return count
 
 
+def _deal_out(paths: Sequence[Path], directories: Sequence[Path]) -> None:
+    counts = [_count_records(path) for path in paths]
+    if sum(counts) < len(directories):
+        raise ConfigError(
+            f"{paths[0].parent} has too few records",
+            code="data-too-few",
+            expected=f"at least one for each of {len(directories)} parties",
+            got=f"{sum(counts)} in {', '.join(path.name for path in paths)}",
+            remedy="Use more data or fewer parties.",
+        )
+    firsts = itertools.accumulate(counts, initial=0)
+    for path, first in zip(paths, firsts, strict=False):
+        _write_division(path.name, _chunks(path), directories, first=first)
+
+
 def _chunks(path: Path) -> Iterator[NDArray[np.uint8]]:
     with path.open("rb") as file:
         while content := file.read(_CHUNK_RECORDS * CIFAR_RECORD_BYTES):
@@ -154,7 +161,7 @@ def _chunks(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 def _write_division(
     name: str,
-    chunks: Iterator[NDArray[np.uint8]] | list[NDArray[np.uint8]],
+    chunks: Iterable[NDArray[np.uint8]],
     directories: Sequence[Path],
     *,
     first: int,
@@ -165,9 +172,8 @@ def _write_division(
     """
     parts = [directory / f"{name}.part" for directory in directories]
     try:
-        for directory in directories:
-            directory.mkdir(parents=True, exist_ok=True)
         for part in parts:
+            part.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(b"")
         for records in chunks:
             for party, part in enumerate(parts):
@@ -177,9 +183,18 @@ def _write_division(
             first += len(records)
         for part in parts:
             part.replace(part.with_suffix(""))
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _file_errors() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(
-            f"cannot write the shards: {error.strerror}",
+            f"cannot divide the data: {error.strerror}",
             code="data-unwritable",
             got=str(error.filename),
             remedy="Check the directories' permissions and free space.",

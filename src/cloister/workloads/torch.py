@@ -156,7 +156,7 @@ class TorchLearner(Learner):
         torch.use_deterministic_algorithms(mode=True)
         # On by default beside it, for programs that read memory before they write it;
         # filling every new tensor costs 5 % of a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self._task = task
         with seeded(settings.seed):
             self._model = FlatModel(task.model())

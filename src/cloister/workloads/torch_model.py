@@ -3,11 +3,6 @@
 Every parameter and its gradient become views into two flat tensors, so taking over a
 model or giving a gradient away is one copy. The running statistics of batch norm
 likewise: means first, then variances.
-
-A running variance travels as second moment (variance + mean^2, float64): the weighted
-mean of moments over parties is the moment of the parties' distributions together, while
-a mean of variances would leave out how far the parties' means lie apart. `serve` turns
-it back in the same way on every node and for an opened model.
 """
 
 from __future__ import annotations
@@ -19,16 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from cloister.errors import ConfigError, StorageError
 from cloister.federation.layout import ArraySpec, Layout, ModelBuffer
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-
-_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+from cloister.workloads.batch_norm import (
+    RUNNING,
+    BatchNorm,
+    Floats,
+    batch_norms,
+    moments,
+    serve,
+)
 
 
 @contextmanager
@@ -37,25 +34,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def moments(mean: Floats, variance: Floats) -> tuple[Doubles, Doubles]:
-    """Returns mean and second moment, the form in which statistics travel."""
-    wide = mean.astype(np.float64)
-    return wide, variance + wide * wide
-
-
-def serve(mean: Doubles, second_moment: Doubles) -> tuple[Floats, Floats]:
-    """Returns the mean and variance a module computes with.
-
-    A model that is exported and loaded again must give the same bits, so the variance
-    keeps only what survives ``moments``: ``serve(*moments(*serve(m, s)))`` is
-    ``serve(m, s)`` exactly. What it drops is below the rounding of the second moment.
-    """
-    served = mean.astype(np.float32)
-    variance = np.maximum(second_moment - mean * mean, 0.0).astype(np.float32)
-    square = served.astype(np.float64) ** 2
-    return served, ((variance + square) - square).astype(np.float32)
 
 
 class FlatModel:
@@ -83,7 +61,7 @@ class FlatModel:
     )
 
     def __init__(self, module: nn.Module) -> None:
-        norms = _batch_norms(module)
+        norms = batch_norms(module)
         _check_state(module, norms)
         self.module = module
         self.layout = _layout(module, norms)
@@ -179,16 +157,7 @@ class FlatModel:
         )
 
 
-def _batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
-    """Returns the batch norms that keep running statistics, by name, each once."""
-    return {
-        name: norm
-        for name, norm in module.named_modules()
-        if isinstance(norm, _BatchNorm) and norm.running_mean is not None
-    }
-
-
-def _check_state(module: nn.Module, norms: Mapping[str, _BatchNorm]) -> None:
+def _check_state(module: nn.Module, norms: Mapping[str, BatchNorm]) -> None:
     """Refuses state that would be lost, since it travels neither up nor down."""
     known = set()
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -210,7 +179,7 @@ def _check_state(module: nn.Module, norms: Mapping[str, _BatchNorm]) -> None:
             )
     for name, part in module.named_modules(remove_duplicate=False):
         if part in norms.values():
-            known.update(_join(name, running) for running in _RUNNING)
+            known.update(_join(name, running) for running in RUNNING)
     for name in module.state_dict():
         if name not in known:
             raise _state_error(
@@ -221,7 +190,7 @@ def _check_state(module: nn.Module, norms: Mapping[str, _BatchNorm]) -> None:
             )
 
 
-def _layout(module: nn.Module, norms: Mapping[str, _BatchNorm]) -> Layout:
+def _layout(module: nn.Module, norms: Mapping[str, BatchNorm]) -> Layout:
     # Biases and the scales of normalisation have one axis; decay would only distort
     # them (the reference exempts batch norm). Frozen parameters travel too: their
     # gradient is zero and no decay moves them.
@@ -263,7 +232,7 @@ def _move_parameters(
     return views
 
 
-def _move_statistics(norms: Mapping[str, _BatchNorm], running: torch.Tensor) -> None:
+def _move_statistics(norms: Mapping[str, BatchNorm], running: torch.Tensor) -> None:
     at = 0
     for name in ("running_mean", "running_var"):
         for norm in norms.values():
