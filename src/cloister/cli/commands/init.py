@@ -67,6 +67,8 @@ def order_for(
 ) -> DeploymentOrder:
     """Returns the order for a deployment with the usual recipe for its data."""
     recipe = DIGITS if data is None else CIFAR
+    if recipe.precision == "bfloat16" and not has_fast_bfloat16():
+        recipe = replace(recipe, precision="float32")
     if rounds is not None:
         recipe = replace(
             recipe, rounds=rounds, warmup_rounds=min(recipe.warmup_rounds, rounds)
@@ -80,3 +82,11 @@ def order_for(
         server_tee=turn[0],
         data=data,
     )
+
+
+def has_fast_bfloat16() -> bool:
+    """Returns whether this CPU multiplies bfloat16 in hardware (AMX)."""
+    try:
+        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
