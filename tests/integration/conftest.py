@@ -37,7 +37,7 @@ class Deployment:
 
     @property
     def run_directory(self) -> Path:
-        return self.directory / "runs" / "canary-test"
+        return self.directory / "runs" / "canary.test"
 
     @property
     def sealed_model(self) -> Path:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
+
 import cloister.workloads
 from cloister.attestation.platforms.measurement import (
     measure_installation,
@@ -31,6 +33,7 @@ from cloister.cli.interpreter import isolated_path
 from cloister.custody.insecure_local import new_insecure_party_key
 from cloister.errors import ConfigError, PlatformError, StorageError
 from cloister.federation.task_loading import read_task_source
+from cloister.plan.plan import Name, read_plan
 from cloister.storage.model_vault import new_identity
 from cloister.storage.raw_shard import digest_raw_shard
 from cloister.workloads.shards import split_cifar, write_digit_shards
@@ -103,6 +106,16 @@ def write_deployment(
         ConfigError: If the directory is in use, or the data does not fit.
         StorageError: If a file cannot be written.
     """
+    names = [name for name, _ in order.workers]
+    for name in names:
+        _check_name(name)
+    if len({SERVER, *names}) != len(names) + 1:
+        raise ConfigError(
+            "two parties share a name",
+            code="name-repeats",
+            expected=f"names that differ, and none called {SERVER}",
+            got=", ".join(names),
+        )
     target = order.directory.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(
@@ -118,6 +131,8 @@ def write_deployment(
         raise _cannot_write(order.directory, error) from error
     try:
         _fill(draft, order, at=at, tell=tell)
+        # What is written must be what `run` accepts.
+        read_plan(draft / "plan.toml")
         # mkdtemp's 0700 stays: there are keys inside.
         draft.replace(target)
     except OSError as error:
@@ -195,6 +210,19 @@ def _fill(
                 with_data=name != SERVER,
             )
         )
+
+
+def _check_name(name: str) -> None:
+    """Refuses a name that the plan would, before it becomes a path."""
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            "a worker's name is unusable",
+            code="name-invalid",
+            expected="1 to 32 lower-case letters, digits and dashes, no dash first",
+            got=repr(name[:80]),
+        ) from error
 
 
 def _distribute(order: DeploymentOrder, shards: Sequence[Path]) -> None:

@@ -73,7 +73,8 @@ class Place:
     def run_directory(self) -> Path:
         """Where this run's logs and artefacts go."""
         header = self.plan.plan
-        return self.at_site(self.site.paths.runs) / f"{header.name}-{header.run}"
+        # Neither may hold a dot, so no two runs share a directory.
+        return self.at_site(self.site.paths.runs) / f"{header.name}.{header.run}"
 
     @property
     def model_path(self) -> Path:
@@ -143,7 +144,7 @@ async def build_node(
         role=role,
         tee=platform.tee,
         simulated=platform.simulated,
-        measurement=_quoted(platform),
+        measurements=_quoted(platform),
     )
     root = _read_root(place)
     identity = new_identity()
@@ -241,6 +242,11 @@ def _warn_if_refusable(
         log.warning("own-evidence-unwanted", code=error.code, reason=str(error))
 
 
-def _quoted(platform: SimulatedPlatform) -> str:
+def _quoted(platform: SimulatedPlatform) -> dict[str, str]:
     measured = platform.measurement
-    return (measured.mr_enclave if platform.tee == "sgx" else measured.mrtd).hex()
+    if platform.tee == "sgx":
+        return {"mr_enclave": measured.mr_enclave.hex()}
+    return {
+        name: getattr(measured, name).hex()
+        for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2")
+    }

@@ -190,9 +190,10 @@ class LineReporter:
         self._view.take(event)
         party, kind = event.get("party"), event.get("event")
         if kind in {"node-measured", "server-attested", "peer-admitted", "finished"}:
-            what = event.get("measurement", "")
+            what = _short(event.get("measurements"))
             whom = event.get("peer", "")
-            self._console.print(f"  {party}: {kind} {whom} {what}".rstrip())
+            line = f"  {party}: {kind} {whom} {what}".rstrip()
+            self._console.print(line, soft_wrap=True)
         elif kind in {"round", "evaluation"} and self._is_server(party):
             self._rounds(kind == "evaluation")
 
@@ -200,7 +201,7 @@ class LineReporter:
         now = time.monotonic()
         if evaluated or now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
-            self._console.print(f"  {self._view.line()}")
+            self._console.print(f"  {self._view.line()}", soft_wrap=True)
 
     def _is_server(self, party: object) -> bool:
         return party == self._view.plan.server.name
@@ -241,6 +242,13 @@ def reporter_for(plan: Plan, console: Console) -> Reporter:
     if console.is_terminal:
         return LiveReporter(plan, console)
     return LineReporter(plan, console)
+
+
+def _short(measurements: object) -> str:
+    """Returns measurements short enough for a line; the log has them whole."""
+    if not isinstance(measurements, dict):
+        return ""
+    return "  ".join(f"{name} {str(v)[:16]}..." for name, v in measurements.items())
 
 
 def _number(event: Event, key: str) -> float:

@@ -79,7 +79,7 @@ class InsecureLocalCustodian:
         self._log.warning(
             "insecure-warrant",
             epoch=epoch,
-            reason="signed by the launcher with a key on this disk; simulated only",
+            reason="signed here, with a party key on this disk; simulated only",
         )
         terms = WarrantTerms(
             run_id=run_id,

@@ -113,7 +113,12 @@ class Coordinator:
             if self._published is None and not self._absent():
                 self._publish(1)
             self._changed.notify_all()
-        return await self.next_model(after=0)
+            current = self._round
+        # A node that comes back after its party's update was counted trains next round.
+        counted = current is not None and party not in current.missing
+        return await self.next_model(
+            after=current.number if current is not None and counted else 0
+        )
 
     async def next_model(self, *, after: int) -> Published:
         """Waits for the model of a round later than `after` and returns it."""

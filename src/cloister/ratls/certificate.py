@@ -128,6 +128,9 @@ def parse_certificate(unverified_der: bytes, *, at: datetime) -> EvidenceCertifi
         raise _refuse(
             "certificate-signature", "a signature by the certificate's own key"
         ) from error
+    # The library does not look at the signature's count of unused bits.
+    if not unverified_der.endswith(b"\0" + certificate.signature):
+        raise _refuse("certificate-malformed", "a signature of whole bytes")
     # Step 3: validity
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begins - CLOCK_TOLERANCE <= at <= ends:

@@ -180,7 +180,7 @@ async def enrol(node: Node, address: Address) -> Enrolled:
     )
 
 
-def describe_peer(peer: AttestedPeer) -> dict[str, str | int | bool]:
+def describe_peer(peer: AttestedPeer) -> dict[str, str | int | bool | dict[str, str]]:
     """Returns what a log says of an attested peer: public values only."""
     claims = peer.verdict.claims
     measured = claims.measurements
@@ -190,9 +190,14 @@ def describe_peer(peer: AttestedPeer) -> dict[str, str | int | bool]:
         "epoch": peer.epoch,
         "tee": claims.tee,
         "simulated": claims.simulated,
-        "measurement": measured.mr_enclave
+        "measurements": {"mr_enclave": measured.mr_enclave}
         if isinstance(measured, SgxMeasurements)
-        else measured.mrtd,
+        else {
+            "mrtd": measured.mrtd,
+            "rtmr0": measured.rtmr0,
+            "rtmr1": measured.rtmr1,
+            "rtmr2": measured.rtmr2,
+        },
     }
 
 

@@ -6,6 +6,7 @@ as its owner and evaluates what came out on the same held-out records.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ def _tell(result: DemoResult, console: Console) -> None:
         "TEE                 simulated: a demonstration, not protection",
         "",
         "open it yourself:",
-        f"  cloister model open {run_directory} \\",
+        f"  {sys.argv[0]} model open {run_directory} \\",
         f"    --identity {result.place.plan_directory / 'owner' / 'identity.txt'}"
         " -o model.safetensors",
     ):

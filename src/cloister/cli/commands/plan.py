@@ -66,7 +66,9 @@ def describe(plan: Plan) -> list[str]:
     lines += [
         "",
         "The host sees sizes, times, round numbers and aggregate metrics.",
-        "A worker sees every round's model; it never sees another's update or data.",
+        "A worker sees every round's model, and what it can compute from two of them:"
+        " of only two workers, each learns the other's mean gradient. It never sees"
+        " another's records.",
         "The model is sealed to:",
         *(f"  {recipient}" for recipient in plan.model.recipients),
     ]
