@@ -165,14 +165,8 @@ class Ports:
         self._training.add_generic_rpc_handlers(
             (TrainingService(coordinator, table=self.table, log=log),)
         )
-        listen(
-            self._training,
-            settings.training,
-            training_credentials(
-                node.identity,
-                certificate,
-                admission_root_pem=authority.certificate_pem(),
-            ),
+        self._training_credentials = training_credentials(
+            node.identity, certificate, admission_root_pem=authority.certificate_pem()
         )
         self._enrolment = grpc.aio.server(options=server_options(MAX_MESSAGE_BYTES))
         self._enrolment.add_generic_rpc_handlers(
@@ -186,26 +180,26 @@ class Ports:
                 ),
             )
         )
-        listen(
-            self._enrolment,
-            settings.enrolment,
-            enrolment_credentials(node.identity, certificate),
-        )
+        self._enrolment_credentials = enrolment_credentials(node.identity, certificate)
 
     async def __aenter__(self) -> Self:
-        # The training port first: whoever enrols may call it at once.
+        settings = self._settings
         try:
+            # The training port first: whoever enrols may call it at once. Each is
+            # started before the next one listens, for only what runs can be stopped.
+            listen(self._training, settings.training, self._training_credentials)
             await self._training.start()
-            await prove_tls13_only(self._settings.training)
+            await prove_tls13_only(settings.training)
+            listen(self._enrolment, settings.enrolment, self._enrolment_credentials)
             await self._enrolment.start()
-            await prove_tls13_only(self._settings.enrolment)
+            await prove_tls13_only(settings.enrolment)
         except BaseException:
             await self._stop()
             raise
         self._log.info(
             "listening",
-            enrolment=str(self._settings.enrolment),
-            training=str(self._settings.training),
+            enrolment=str(settings.enrolment),
+            training=str(settings.training),
         )
         return self
 

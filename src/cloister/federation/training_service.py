@@ -7,8 +7,9 @@ logged; it disturbs no other worker.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from typing import NoReturn, TypeAlias
 
 import grpc
@@ -31,9 +32,12 @@ from cloister.federation.messages import (
 )
 from cloister.federation.transfer import Receiver
 from cloister.ratls.admission import AdmissionTable, AttestedPeer
-from cloister.ratls.channels import Guard
+from cloister.ratls.channels import MAX_CHUNK_BYTES, Guard
 from cloister.ratls.identity import Spki
 from cloister.ratls.refusals import encode_status
+
+# Longest that a refused caller is listened to, so that it may hear its reason.
+_DRAIN_SECONDS = 10.0
 
 Messages = AsyncIterator[bytes]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -89,6 +93,9 @@ class TrainingService(grpc.GenericRpcHandler):
             async for message in self._send(model, guard):
                 yield message
         except CloisterError as error:
+            # The traceback holds the update's buffer; nothing is to wait with it.
+            error = error.with_traceback(None)
+            await self._drain(messages)
             await self._refuse(context, error)
 
     async def _finish(self, request: bytes, context: Context) -> bytes:
@@ -123,7 +130,7 @@ class TrainingService(grpc.GenericRpcHandler):
             await self._coordinator.count(party, header, update)
         return header
 
-    @contextmanager
+    @contextlib.contextmanager
     def _only_one(self, peer: AttestedPeer) -> Iterator[None]:
         """Holds a node to one update in transfer: each takes a model's memory.
 
@@ -141,6 +148,20 @@ class TrainingService(grpc.GenericRpcHandler):
             yield
         finally:
             self._sending.remove(peer.tls_key)
+
+    async def _drain(self, messages: Messages) -> None:
+        """Reads and drops what a refused caller still sends.
+
+        A caller that is cut off while it sends learns only that it was cut off
+        (grpc.aio puts its own failure to write in the place of our status).
+        """
+        left = self._coordinator.model.layout.size_bytes + MAX_CHUNK_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                async for message in messages:
+                    left -= len(message)
+                    if left < 0:
+                        return
 
     async def _send(self, model: Published, guard: Guard) -> Messages:
         guard.check()

@@ -40,7 +40,7 @@ from cloister.plan.site import Address
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
 from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import Enrolled, describe_peer, enrol
-from cloister.ratls.refusals import decode_status, refused_by_peer
+from cloister.ratls.refusals import decode_status, one_line, refused_by_peer
 from cloister.storage.records import DataSource
 
 Result = TypeVar("Result")
@@ -301,6 +301,6 @@ def _explain(error: grpc.aio.AioRpcError) -> ProtocolError | RefusedByPeer:
         "the server went away",
         code="server-gone",
         expected="an answer",
-        got=f"{error.code().name}: {(error.details() or '')[:200]}",
+        got=f"{error.code().name}: {one_line((error.details() or '')[:200])}",
         remedy="Its log says why; start the run again.",
     )

@@ -38,7 +38,7 @@ from cloister.ratls.challenge import (
 from cloister.ratls.channels import open_channel
 from cloister.ratls.enrolment import ClientEnrolment, Node, ServerEnrolment
 from cloister.ratls.insecure_fetch import fetch_unverified_certificate
-from cloister.ratls.refusals import refusal_from, refused_by_peer
+from cloister.ratls.refusals import one_line, refusal_from, refused_by_peer
 
 METHOD = "/cloister.Enrolment/Enrol"
 
@@ -261,7 +261,7 @@ def _broken_off(
     return ProtocolError(
         f"the server at {address} broke off the enrolment",
         code="enrolment-broken",
-        got=f"{error.code().name}: {(error.details() or '')[:200]}"
+        got=f"{error.code().name}: {one_line((error.details() or '')[:200])}"
         if isinstance(error, grpc.aio.AioRpcError)
         else "the end of the call",
         remedy="The server's log says why; start this node again.",

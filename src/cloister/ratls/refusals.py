@@ -26,11 +26,12 @@ def refused_by_peer(peer: str, refusal: Refusal) -> RefusedByPeer:
 
     The words come from the peer, so they are shown as its words and in one line.
     """
+    shown = _in_lines(refusal)
     return RefusedByPeer(
-        f"{peer} refused this node: {_one_line(refusal.what)}",
-        code=_one_line(refusal.code),
-        expected=_one_line(refusal.expected),
-        got=_one_line(refusal.got),
+        f"{peer} refused this node: {shown.what}",
+        code=shown.code,
+        expected=shown.expected,
+        got=shown.got,
     )
 
 
@@ -40,20 +41,30 @@ def encode_status(error: CloisterError) -> str:
 
 
 def decode_status(details: str | None) -> Refusal:
-    """Returns the refusal in a gRPC status.
+    """Returns the refusal in a gRPC status, its words in harmless lines.
 
     Raises:
         ProtocolError: If the status carries none, as when the connection broke.
     """
     try:
-        return _decoder.decode(details or "")
+        return _in_lines(_decoder.decode(details or ""))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ProtocolError(
             "the call ended without a reason of ours",
             code="call-broken",
-            got=_one_line((details or "nothing")[:200]),
+            got=one_line((details or "nothing")[:200]),
         ) from error
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Returns a peer's words as one line that does nothing to a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _in_lines(refusal: Refusal) -> Refusal:
+    return Refusal(
+        code=one_line(refusal.code),
+        what=one_line(refusal.what),
+        expected=one_line(refusal.expected),
+        got=one_line(refusal.got),
+    )

@@ -26,7 +26,7 @@ class LearningRate:
     def at(self, round_number: int) -> float:
         """Returns the rate of a round, counted from 1."""
         if round_number <= self.warmup_rounds:
-            return self.peak * round_number / self.warmup_rounds
+            return self.peak * (round_number / self.warmup_rounds)
         if self.name == "constant":
             return self.peak
         done = round_number - 1 - self.warmup_rounds
