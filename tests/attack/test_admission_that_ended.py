@@ -1,0 +1,226 @@
+"""Nodes that were admitted once. An open channel outlives what admitted it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.support.federation_in_memory import START, Federation, HandClock
+from tests.support.open_server import (
+    OpenServer,
+    admitted_channel,
+    open_server,
+    refusal_code,
+)
+from tests.support.running import Run
+from tests.support.training_calls import (
+    begin_round,
+    contribute,
+    finish,
+    model_of,
+    receive,
+    refused,
+    report,
+    send,
+    until,
+    update_for,
+)
+
+from cloister.federation.messages import FinalReport
+from cloister.ratls.enrolment import ADMISSION_LIFE, Node
+from cloister.ratls.enrolment_service import enrol
+
+# TLS looks at the real clock, whatever the server's own one says: from here, an
+# admission lapses at a time at which certificates of both ends are still good for TLS.
+EARLY = START - ADMISSION_LIFE + timedelta(minutes=5)
+
+
+def received(port: OpenServer) -> int:
+    return port.coordinator.traffic.received
+
+
+def test_a_call_after_the_admission_lapsed_is_refused(
+    run: Run, server: Node, alice: Node, clock: HandClock, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+        ):
+            clock.forward(ADMISSION_LIFE)
+            assert await refused(receive(port, channel)) == "admission-lapsed"
+            assert await refused(contribute(channel)) == "admission-lapsed"
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await finish(channel, FinalReport(evaluation=report()))
+            assert refusal_code(caught.value) == "admission-lapsed"
+
+            assert port.refusals() == 3 * ["admission-lapsed"]
+            assert port.coordinator.traffic.sent == 0
+            assert port.files() == ["logs/aggregator.jsonl"]
+
+    run(story())
+
+
+def test_a_call_that_waits_while_its_admission_lapses_gets_no_model(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        clock = HandClock(EARLY)
+        server = federation.node("aggregator", clock=clock)
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, federation.node("alice", clock=clock)) as waiting,
+        ):
+            call = receive(port, waiting)
+            await until(lambda: port.coordinator._joined == {"alice"})
+            clock.forward(ADMISSION_LIFE)
+            late = federation.node("bob", clock=clock)
+            async with admitted_channel(port, late) as channel:
+                assert await model_of(receive(port, channel))
+                assert await refused(call) == "admission-lapsed"
+            size = port.coordinator.model.layout.size_bytes
+            assert port.coordinator.traffic.sent == size
+
+    run(story())
+
+
+def test_a_message_after_the_admission_lapsed_is_refused(
+    run: Run,
+    server: Node,
+    alice: Node,
+    bob: Node,
+    clock: HandClock,
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+            admitted_channel(port, bob) as other,
+        ):
+            await begin_round(port, channel, other)
+            header, update = update_for(port)
+            call = contribute(channel)
+            await send(call, [header, update[:8]])
+            await until(lambda: received(port) == 8)
+            clock.forward(ADMISSION_LIFE)
+            await send(call, [update[8:]])
+            assert await refused(call) == "admission-lapsed"
+
+            assert received(port) == 8
+            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.refusals() == ["admission-lapsed"]
+
+    run(story())
+
+
+def test_a_message_after_a_newer_node_came_is_refused(
+    run: Run,
+    federation: Federation,
+    server: Node,
+    alice: Node,
+    bob: Node,
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+            admitted_channel(port, bob) as other,
+        ):
+            await begin_round(port, channel, other)
+            header, update = update_for(port)
+            call = contribute(channel)
+            await send(call, [header, update[:8]])
+            await until(lambda: received(port) == 8)
+            await enrol(federation.node("alice", epoch=2), port.enrolment)
+            await send(call, [update[8:]])
+            assert await refused(call) == "not-admitted"
+            assert await refused(receive(port, channel)) == "not-admitted"
+
+            assert port.admitted() == [("bob", 1), ("alice", 2)]
+            assert port.coordinator._current().missing == ("alice", "bob")
+
+    run(story())
+
+
+def test_a_whole_update_does_not_count_if_its_node_was_replaced_before_its_end(
+    run: Run,
+    federation: Federation,
+    server: Node,
+    alice: Node,
+    bob: Node,
+    tmp_path: Path,
+) -> None:
+    """The last byte has come, but the stream is left open until somebody newer is."""
+
+    async def story() -> None:
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+            admitted_channel(port, bob) as other,
+        ):
+            await begin_round(port, channel, other)
+            header, update = update_for(port)
+            call = contribute(channel)
+            await send(call, [header, update])
+            await until(lambda: received(port) == len(update))
+            await enrol(federation.node("alice", epoch=2), port.enrolment)
+            await call.done_writing()
+            assert await refused(call) == "not-admitted"
+            assert port.coordinator._current().missing == ("alice", "bob")
+
+    run(story())
+
+
+def test_a_stalled_stream_of_the_old_node_does_not_keep_the_new_one_out(
+    run: Run,
+    federation: Federation,
+    server: Node,
+    alice: Node,
+    bob: Node,
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        newer = federation.node("alice", epoch=2)
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+            admitted_channel(port, bob) as other,
+        ):
+            await begin_round(port, channel, other)
+            header, update = update_for(port)
+            stalled = contribute(channel)
+            await send(stalled, [header, update[:8]])
+            await until(lambda: received(port) == 8)
+            async with admitted_channel(port, newer) as again:
+                await begin_round(port, again)
+                call = contribute(again)
+                await send(call, [header, update])
+                await call.done_writing()
+                await until(lambda: port.coordinator._current().missing == ("bob",))
+            assert port.refusals() == []
+
+    run(story())
+
+
+def test_a_node_attests_anew_and_goes_on(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        clock = HandClock(EARLY)
+        server = federation.node("aggregator", clock=clock)
+        async with open_server(server, tmp_path) as port:
+            await enrol(federation.node("alice", clock=clock), port.enrolment)
+            clock.forward(ADMISSION_LIFE)
+            again = federation.node("alice", clock=clock, epoch=2)
+            async with admitted_channel(port, again) as channel:
+                call = receive(port, channel)
+                await until(lambda: port.coordinator._joined == {"alice"})
+                call.cancel()
+            assert port.admitted() == [("alice", 2)]
+            assert port.refusals() == []
+
+    run(story())

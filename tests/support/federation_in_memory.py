@@ -1,0 +1,168 @@
+"""A simulated federation without any process: a plan, its keys, and its nodes.
+
+Everything in it is real, down to the quotes; only the machine is not measured, so that
+a node is made in a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.support.plan_tree import WORKERS, measurement_of, plan_tree, toml_of
+
+from cloister.attestation.platforms.measurement import Measurement
+from cloister.attestation.platforms.simulated.platform import (
+    SimulatedPlatform,
+    load_simulated_platform,
+)
+from cloister.attestation.platforms.simulated.root import (
+    SimulatedRoot,
+    create_simulated_root,
+)
+from cloister.attestation.reports import Tee
+from cloister.plan.keys import format_party_key
+from cloister.plan.plan import Plan, parse_plan, plan_hash
+from cloister.ratls.enrolment import Node
+from cloister.ratls.identity import Spki, new_identity
+from cloister.ratls.warrant import Warrant, WarrantTerms, sign_warrant
+from cloister.storage.model_vault import new_identity as new_recipient
+
+# TLS looks at the real clock, so stories begin now.
+START = datetime.now(UTC).replace(microsecond=0)
+TEES: dict[str, Tee] = {"aggregator": "sgx", "alice": "tdx", "bob": "sgx"}
+WARRANT_LIFE = timedelta(days=1)
+
+
+class HandClock:
+    """A clock that somebody sets."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, by: timedelta) -> None:
+        self.now += by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """A plan of one server and two workers, and all that its parties own.
+
+    Attributes:
+        directory: Where the platforms' keys lie.
+        root: The development root.
+        plan: The plan.
+        keys: Each party's key.
+        owner: Identity (secret) of the model's recipient.
+    """
+
+    directory: Path
+    root: SimulatedRoot
+    plan: Plan
+    keys: Mapping[str, Ed25519PrivateKey]
+    owner: str
+
+    def node(
+        self,
+        party: str,
+        *,
+        clock: HandClock | None = None,
+        epoch: int = 1,
+        measurement: Measurement | None = None,
+    ) -> Node:
+        """Returns a fresh node of a party, warranted and able to quote."""
+        clock = clock or HandClock()
+        identity = new_identity()
+        return Node(
+            plan=self.plan,
+            plan_hash=plan_hash(self.plan),
+            role=self.plan.find_party(party).role,
+            party=party,
+            identity=identity,
+            platform=self.platform(party, measurement=measurement),
+            warrant=self.warrant(
+                party, identity.tls_spki, epoch=epoch, issued_at=clock()
+            ),
+            root=self.root.trust_root,
+            clock=clock,
+        )
+
+    def platform(
+        self, party: str, *, measurement: Measurement | None = None
+    ) -> SimulatedPlatform:
+        """Returns a party's simulated platform."""
+        role = self.plan.find_party(party).role
+        return load_simulated_platform(
+            self.directory / party,
+            tee=TEES[party],
+            measurement=measurement or measurement_of(role),
+        )
+
+    def terms(
+        self,
+        party: str,
+        tls_key: Spki,
+        *,
+        epoch: int = 1,
+        issued_at: datetime = START,
+    ) -> WarrantTerms:
+        """Returns the terms a party's custodian would sign."""
+        return WarrantTerms(
+            run_id=self.plan.run_id,
+            plan_hash=plan_hash(self.plan),
+            role=self.plan.find_party(party).role,
+            party=party,
+            tls_key=tls_key,
+            epoch=epoch,
+            issued_at=int(issued_at.timestamp()),
+            expires_at=int((issued_at + WARRANT_LIFE).timestamp()),
+        )
+
+    def warrant(
+        self,
+        party: str,
+        tls_key: Spki,
+        *,
+        epoch: int = 1,
+        issued_at: datetime = START,
+    ) -> Warrant:
+        """Returns a warrant signed with the party's own key."""
+        terms = self.terms(party, tls_key, epoch=epoch, issued_at=issued_at)
+        return sign_warrant(terms, self.keys[party])
+
+
+def make_federation(directory: Path) -> Federation:
+    """Makes a development root, a platform for every party, keys and a plan."""
+    names = ("aggregator", *WORKERS)
+    root = create_simulated_root(directory / "root", at=START - timedelta(days=30))
+    for name in names:
+        root.issue_platform(directory / name, name=name, at=START - timedelta(days=30))
+    keys = {name: Ed25519PrivateKey.generate() for name in names}
+    owner, recipient = new_recipient()
+    tree = plan_tree(
+        root=root.trust_root.name,
+        keys={name: format_party_key(key) for name, key in keys.items()},
+        recipient=recipient,
+    )
+    return Federation(
+        directory=directory,
+        root=root,
+        plan=parse_plan(toml_of(tree)),
+        keys=keys,
+        owner=owner,
+    )
+
+
+def rewarranted(federation: Federation, node: Node, **terms: Any) -> Node:
+    """Returns the node with a warrant of its own party but for other terms."""
+    old = node.warrant.terms
+    changed: WarrantTerms = msgspec.structs.replace(old, **terms)
+    return replace(node, warrant=sign_warrant(changed, federation.keys[node.party]))

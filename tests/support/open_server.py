@@ -1,0 +1,118 @@
+"""A server with both ports open, whose table, log and files can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from tests.support.addresses import free_addresses
+from tests.support.plan_tree import CLASSES, FEATURES
+from tests.support.recorded_log import Event, read_events
+from tests.support.softmax_task import Softmax
+
+from cloister.cli.journal import open_journal
+from cloister.errors import ProtocolError
+from cloister.federation.coordinator import Coordinator
+from cloister.federation.server import Ports, ServerSettings, course_of
+from cloister.plan.site import Address
+from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
+from cloister.ratls.enrolment import Node
+from cloister.ratls.enrolment_service import Enrolled, enrol
+from cloister.ratls.refusals import decode_status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenServer:
+    """What a test sees of a running server.
+
+    Attributes:
+        node: Its node.
+        coordinator: Its rounds.
+        ports: Its ports.
+        enrolment: Where it enrols.
+        training: Where it trains.
+        directory: Its run directory.
+    """
+
+    node: Node
+    coordinator: Coordinator
+    ports: Ports
+    enrolment: Address
+    training: Address
+    directory: Path
+
+    def admitted(self) -> list[tuple[str, int]]:
+        """Returns party and epoch of everybody in the admission table."""
+        return [(peer.party, peer.epoch) for peer in self.ports.table.parties()]
+
+    def events(self, name: str) -> list[Event]:
+        """Returns the lines of one kind in its log on disk."""
+        return read_events(self.directory / "logs" / "aggregator.jsonl", name)
+
+    def refusals(self) -> list[object]:
+        """Returns the code of every refusal in its log on disk."""
+        names = ("peer-refused", "refused-by-peer", "call-refused")
+        return [event["code"] for name in names for event in self.events(name)]
+
+    def files(self) -> list[str]:
+        """Returns every file of its run directory."""
+        return sorted(
+            str(path.relative_to(self.directory))
+            for path in self.directory.rglob("*")
+            if path.is_file()
+        )
+
+
+@asynccontextmanager
+async def open_server(
+    node: Node, directory: Path, *, features: int = FEATURES
+) -> AsyncIterator[OpenServer]:
+    """Opens both ports of a server that waits for its workers."""
+    enrolment, training = free_addresses(2)
+    model = Softmax(features, CLASSES).initial_model(seed=node.plan.training.seed)
+    settings = ServerSettings(
+        enrolment=enrolment,
+        training=training,
+        patience_seconds=60,
+        model_path=directory / "model.safetensors.age",
+    )
+    with open_journal(directory, party=node.party, as_json=False) as log:
+        coordinator = Coordinator(course_of(node.plan, model), model, log=log)
+        async with Ports(node, coordinator, settings=settings, log=log) as ports:
+            yield OpenServer(
+                node=node,
+                coordinator=coordinator,
+                ports=ports,
+                enrolment=enrolment,
+                training=training,
+                directory=directory,
+            )
+            # Calls still waiting for a round end now, and not after a grace period.
+            await coordinator.fail(ProtocolError("the story is over", code="over"))
+
+
+@asynccontextmanager
+async def admitted_channel(
+    server: OpenServer, node: Node, *, enrolled: Enrolled | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Enrols `node`, unless it is enrolled; opens its channel on the training port."""
+    enrolled = enrolled or await enrol(node, server.enrolment)
+    channel = open_channel(
+        server.training,
+        pinned_certificate=enrolled.server_certificate,
+        max_message_bytes=MAX_CHUNK_BYTES,
+        client=ClientTls(
+            identity=node.identity,
+            admission_certificate=enrolled.admission_certificate,
+        ),
+    )
+    async with channel:
+        yield channel
+
+
+def refusal_code(error: grpc.aio.AioRpcError) -> str:
+    """Returns the code in the refusal that ended a call."""
+    return decode_status(error.details()).code

@@ -1,0 +1,180 @@
+"""A valid plan as a tree of values, to be changed in one place and written as TOML."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from cloister.attestation.platforms.measurement import (
+    Installation,
+    Measurement,
+    node_measurement,
+)
+
+Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value]"
+Tree: TypeAlias = dict[str, Value]
+Path: TypeAlias = tuple[str | int, ...]
+
+ROOT = "simulated:sha256:" + 64 * "a"
+RECIPIENT = "age1cy0su9fwf3gf9mw868g5yut09p6nytfmmnktexz2ya5uqg9vl9sss4euqm"
+TASK_SOURCE = b"# the task of the tests\n"
+WORKERS = ("alice", "bob")
+FEATURES, CLASSES = 12, 3
+
+
+def measurement_of(role: str, *, task_source: bytes = TASK_SOURCE) -> Measurement:
+    """Returns the measurement of a made-up installation; nothing is read."""
+    installation = Installation(
+        interpreter=bytes(range(32)),
+        installed=bytes(range(32, 64)),
+        interpreter_files=1,
+        installed_files=1,
+        total_bytes=2,
+    )
+    return node_measurement(installation, task_source=task_source, role=role)
+
+
+def plan_tree(
+    *,
+    root: str = ROOT,
+    keys: Mapping[str, str] | None = None,
+    recipient: str = RECIPIENT,
+) -> Tree:
+    """Returns a fresh plan of one server and two workers."""
+    keys = keys or {
+        name: f"ed25519:{number:064x}"
+        for number, name in enumerate(("aggregator", *WORKERS), 1)
+    }
+    parties: list[Value] = [
+        {"name": "aggregator", "role": "server", "key": keys["aggregator"]}
+    ]
+    for number, name in enumerate(WORKERS, 1):
+        parties.append(
+            {
+                "name": name,
+                "role": "worker",
+                "admit": "attested",
+                "key": keys[name],
+                "data": f"sha256:{number:064x}",
+            }
+        )
+    return {
+        "plan": {"format": 1, "name": "blobs", "run": "a"},
+        "task": {
+            "file": "task.py",
+            "class": "Softmax",
+            "options": {"features": FEATURES, "classes": CLASSES},
+        },
+        "training": {
+            "mode": "sync-sgd",
+            "rounds": 12,
+            "batch_size": 16,
+            "precision": "float32",
+            "threads": 1,
+            "seed": 7,
+            "optimizer": {
+                "name": "sgd",
+                "learning_rate": 0.5,
+                "momentum": 0.5,
+                "weight_decay": 0.001,
+            },
+            "schedule": {"name": "cosine", "warmup_rounds": 2},
+        },
+        "rounds": {"quorum": "all", "evaluate_every": 4},
+        "party": parties,
+        "policy": {"server": policy("server", root), "worker": policy("worker", root)},
+        "model": {"recipients": [recipient]},
+    }
+
+
+def policy(role: str, root: str) -> Tree:
+    measured = measurement_of(role)
+    return {
+        "root": root,
+        "sgx": [{"mr_enclave": measured.mr_enclave.hex()}],
+        "tdx": [
+            {
+                "mrtd": measured.mrtd.hex(),
+                "rtmr0": measured.rtmr0.hex(),
+                "rtmr1": measured.rtmr1.hex(),
+                "rtmr2": measured.rtmr2.hex(),
+            }
+        ],
+    }
+
+
+def leaves(value: Value, path: Path = ()) -> list[tuple[Path, Value]]:
+    """Returns every value that holds no other, and where it stands."""
+    if isinstance(value, dict):
+        return [leaf for key in value for leaf in leaves(value[key], (*path, key))]
+    if isinstance(value, list):
+        return [
+            leaf for at, item in enumerate(value) for leaf in leaves(item, (*path, at))
+        ]
+    return [(path, value)]
+
+
+def tables(value: Value, path: Path = ()) -> list[Path]:
+    """Returns where every table stands, the whole included."""
+    if isinstance(value, dict):
+        inner = [place for key in value for place in tables(value[key], (*path, key))]
+        return [path, *inner]
+    if isinstance(value, list):
+        return [
+            place
+            for at, item in enumerate(value)
+            for place in tables(item, (*path, at))
+        ]
+    return []
+
+
+def at(value: Value, path: Path) -> Value:
+    """Returns what stands at `path`."""
+    for step in path:
+        if isinstance(value, dict):
+            value = value[str(step)]
+        elif isinstance(value, list):
+            value = value[int(step)]
+    return value
+
+
+def put(tree: Tree, path: Path, value: Value) -> Tree:
+    """Puts `value` at `path`; returns the same tree."""
+    holder = at(tree, path[:-1])
+    if isinstance(holder, dict):
+        holder[str(path[-1])] = value
+    elif isinstance(holder, list):
+        holder[int(path[-1])] = value
+    return tree
+
+
+def take(tree: Tree, path: Path) -> Tree:
+    """Takes what stands at `path` away; returns the same tree."""
+    holder = at(tree, path[:-1])
+    if isinstance(holder, dict):
+        del holder[str(path[-1])]
+    elif isinstance(holder, list):
+        del holder[int(path[-1])]
+    return tree
+
+
+def toml_of(tree: Tree) -> bytes:
+    """Returns `tree` as TOML, one line a top-level key."""
+    return "".join(f"{_key(key)} = {_text(tree[key])}\n" for key in tree).encode()
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{_key(key)} = {_text(value[key])}" for key in value)
+        return f"{{ {pairs} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # nan, inf, -inf: the same in TOML, and not JSON
+    return json.dumps(value)
+
+
+def _key(key: str) -> str:
+    return json.dumps(key)

@@ -1,0 +1,104 @@
+"""A worker's calls on the training port, one message at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import grpc
+import pytest
+from tests.support.open_server import OpenServer, refusal_code
+
+from cloister.federation.layout import ModelBuffer
+from cloister.federation.messages import (
+    CONTRIBUTE,
+    FINISH,
+    RECEIVE,
+    EvaluationReport,
+    Header,
+    ModelRequest,
+    UpdateHeader,
+    encode_header,
+)
+from cloister.federation.transfer import chunks_of
+
+Receiving: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
+Contributing: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+_UnaryStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
+_StreamStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
+_UnaryUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+
+
+def receive(server: OpenServer, channel: grpc.aio.Channel) -> Receiving:
+    """Asks for the current model."""
+    method: _UnaryStream = channel.unary_stream(RECEIVE)
+    return method(encode_header(ModelRequest(layout=layout_of_run(server))))
+
+
+def contribute(channel: grpc.aio.Channel) -> Contributing:
+    """Begins to send an update."""
+    method: _StreamStream = channel.stream_stream(CONTRIBUTE)
+    return method()
+
+
+async def finish(channel: grpc.aio.Channel, message: Header) -> bytes:
+    """Sends a last message."""
+    method: _UnaryUnary = channel.unary_unary(FINISH)
+    return await method(encode_header(message))
+
+
+def layout_of_run(server: OpenServer) -> str:
+    """Returns the digest of the layout that the server expects."""
+    return server.coordinator.model.layout.digest()
+
+
+def update_for(server: OpenServer, *, round_number: int = 1) -> list[bytes]:
+    """Returns a good update, as the messages of a call."""
+    update = ModelBuffer(server.coordinator.model.layout)
+    header = UpdateHeader(
+        round=round_number,
+        layout=layout_of_run(server),
+        examples=server.node.plan.training.batch_size,
+        loss_sum=1.0,
+    )
+    return [encode_header(header), *chunks_of(update)]
+
+
+async def send(call: Contributing, messages: Iterable[bytes]) -> None:
+    """Sends messages; the stream stays open."""
+    for message in messages:
+        await call.write(message)
+
+
+async def model_of(call: Receiving | Contributing) -> bytes:
+    """Returns the model a call answers with, without its header."""
+    messages = [message async for message in call]
+    return b"".join(messages[1:])
+
+
+async def refused(call: Receiving | Contributing) -> str:
+    """Sends no more; returns the code of the refusal that must end `call`."""
+    if isinstance(call, grpc.aio.StreamStreamCall):
+        await call.done_writing()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await model_of(call)
+    return refusal_code(caught.value)
+
+
+async def begin_round(port: OpenServer, *channels: grpc.aio.Channel) -> None:
+    """Has every party ask for the first model, so that round 1 runs."""
+    calls = [receive(port, channel) for channel in channels]
+    for call in calls:
+        assert await model_of(call)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets everybody else work until something is so."""
+    while not condition():  # noqa: ASYNC110 - the other side has no event to give
+        await asyncio.sleep(0)
+
+
+def report(examples: int = 1, **sums: float) -> EvaluationReport:
+    """Returns an evaluation."""
+    return EvaluationReport(examples=examples, sums=sums)

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from tests.support.recorded_log import RecordedLog
+from tests.support.running import Run
+
+from cloister.errors import CloisterError, ConfigError, PlatformError, ProtocolError
+from cloister.federation.coordinator import Coordinator, Course, Published
+from cloister.federation.layout import ModelBuffer, layout_of
+from cloister.federation.messages import EvaluationReport, UpdateHeader
+from cloister.federation.strategies.schedules import LearningRate
+from cloister.federation.strategies.sgd import Sgd
+
+LAYOUT = layout_of({"w": np.zeros(3)}, {"mean": np.zeros(1)})
+PARTIES = ("alice", "bob")
+HOUR = 3600.0
+
+
+def course(*, rounds: int = 3, evaluate_every: int = 50, rate: float = 1.0) -> Course:
+    return Course(
+        parties=PARTIES,
+        rounds=rounds,
+        evaluate_every=evaluate_every,
+        examples=4,
+        optimizer=Sgd(momentum=0.0, weight_decay=0.0, decay_mask=LAYOUT.decay_mask()),
+        learning_rate=LearningRate(
+            name="constant", peak=rate, rounds=rounds, warmup_rounds=0
+        ),
+    )
+
+
+class Story:
+    """A coordinator and what a test does to it."""
+
+    def __init__(self, plan: Course | None = None) -> None:
+        self.log = RecordedLog()
+        self.coordinator = Coordinator(
+            plan or course(), ModelBuffer(LAYOUT), log=self.log.logger()
+        )
+
+    async def join_all(self) -> Published:
+        models = await asyncio.gather(
+            *(self.coordinator.join(party, LAYOUT.digest()) for party in PARTIES)
+        )
+        assert models[0] is models[1]
+        return models[0]
+
+    async def count(self, party: str, number: int, value: float = 1.0) -> None:
+        await self.coordinator.count(party, header(number), update(value))
+
+    async def whole_round(self, number: int) -> Published:
+        for party in PARTIES:
+            await self.count(party, number)
+        return await self.coordinator.next_model(after=number)
+
+
+def header(number: int, evaluation: EvaluationReport | None = None) -> UpdateHeader:
+    return UpdateHeader(
+        round=number,
+        layout=LAYOUT.digest(),
+        examples=4,
+        loss_sum=2.0,
+        evaluation=evaluation,
+    )
+
+
+def update(value: float = 1.0) -> ModelBuffer:
+    made = ModelBuffer(LAYOUT)
+    made.parameters[:] = value
+    made.statistics[:] = value
+    return made
+
+
+def report(examples: int, **sums: float) -> EvaluationReport:
+    return EvaluationReport(examples=examples, sums=sums)
+
+
+def waiting(story: Story) -> asyncio.Task[Published]:
+    return asyncio.ensure_future(story.coordinator.next_model(after=1))
+
+
+def test_the_first_model_goes_out_when_all_have_come(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        first = asyncio.ensure_future(story.coordinator.join("alice", LAYOUT.digest()))
+        await asyncio.sleep(0)
+        assert not first.done()
+        model = await story.coordinator.join("bob", LAYOUT.digest())
+        assert await first is model
+        assert (model.header.round, model.header.final) == (1, False)
+        assert b"".join(model.chunks) == bytes(LAYOUT.size_bytes)
+
+    run(go())
+
+
+def test_a_party_of_another_layout_does_not_join(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        with pytest.raises(ProtocolError) as caught:
+            await story.coordinator.join("bob", "0" * 64)
+        assert caught.value.code == "layout-differs"
+        assert story.coordinator._absent() == ["alice", "bob"]
+
+    run(go())
+
+
+def test_a_party_that_comes_back_gets_the_current_model(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        await story.join_all()
+        second = await story.whole_round(1)
+        assert await story.coordinator.join("bob", LAYOUT.digest()) is second
+
+    run(go())
+
+
+def test_a_round_steps_the_model_once_for_all(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        await story.join_all()
+        await story.count("bob", 1, 4.0)
+        assert not story.coordinator.model.parameters.any()
+        await story.count("alice", 1, 2.0)
+        model = await story.coordinator.next_model(after=1)
+        assert model.header.round == 2
+        # Rate 1, mean gradient 3: from 0 to -3; the statistics are the mean.
+        np.testing.assert_array_equal(story.coordinator.model.parameters, -3)
+        np.testing.assert_array_equal(story.coordinator.model.statistics, 3)
+        [line] = story.log.named("round")
+        assert (line["round"], line["loss"], line["parties"]) == (1, 0.5, 2)
+
+    run(go())
+
+
+def test_a_published_model_does_not_change_with_the_next_round(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        first = await story.join_all()
+        before = b"".join(first.chunks)
+        await story.whole_round(1)
+        assert b"".join(first.chunks) == before
+
+    run(go())
+
+
+def test_an_update_before_the_first_model_has_no_round(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        with pytest.raises(ProtocolError) as caught:
+            await story.count("alice", 1)
+        assert caught.value.code == "no-round"
+
+    run(go())
+
+
+def test_an_update_after_the_last_round_has_no_round(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=1))
+        await story.join_all()
+        last = await story.whole_round(1)
+        assert last.header.final
+        with pytest.raises(ProtocolError) as caught:
+            story.coordinator.check_header("alice", header(2))
+        assert caught.value.code == "no-round"
+
+    run(go())
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_late_and_an_early_update_leave_the_round_as_it_is(
+    run: Run, number: int
+) -> None:
+    async def go() -> None:
+        story = Story()
+        await story.join_all()
+        await story.count("alice", 1)
+        with pytest.raises(ProtocolError):
+            await story.count("bob", number)
+        model = await story.coordinator.next_model(after=0)
+        assert model.header.round == 1
+        await story.count("bob", 1)
+        assert (await story.coordinator.next_model(after=1)).header.round == 2
+
+    run(go())
+
+
+def test_the_model_is_evaluated_as_often_as_the_plan_says(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=5, evaluate_every=2))
+        asked = [(await story.join_all()).header.evaluate]
+        for number in range(1, 6):
+            for party, right in zip(PARTIES, (3.0, 6.0), strict=True):
+                evaluation = report(6, accuracy=right) if asked[-1] else None
+                await story.coordinator.count(
+                    party, header(number, evaluation), update()
+                )
+            model = await story.coordinator.next_model(after=number)
+            asked.append(model.header.evaluate)
+        # Models of rounds 1 to 6; the last one is final and evaluated at the finish.
+        assert asked == [False, False, True, False, True, False]
+        assert story.log.named("evaluation") == [
+            {
+                "event": "evaluation",
+                "level": "info",
+                "round": number,
+                "metrics": {"accuracy": 0.75},
+            }
+            for number in (2, 4)
+        ]
+
+    run(go())
+
+
+def test_the_last_reports_become_the_runs_metrics(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=1))
+        await story.join_all()
+        await story.whole_round(1)
+        ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
+        await story.coordinator.finish("bob", report(10, accuracy=4))
+        await asyncio.sleep(0)
+        assert not ending.done()
+        await story.coordinator.finish("alice", report(30, accuracy=26))
+        assert await ending == {"accuracy": 0.75}
+
+    run(go())
+
+
+def test_a_party_reports_once(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=1))
+        await story.join_all()
+        await story.whole_round(1)
+        for right in (5, 10):
+            await story.coordinator.finish("bob", report(10, accuracy=right))
+        assert story.coordinator.metrics is None
+        await story.coordinator.finish("alice", report(10, accuracy=5))
+        assert story.coordinator.metrics == {"accuracy": 0.5}
+
+    run(go())
+
+
+def test_reports_of_different_metrics_are_refused_and_the_first_stands(
+    run: Run,
+) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=1))
+        await story.join_all()
+        await story.whole_round(1)
+        await story.coordinator.finish("bob", report(10, accuracy=5))
+        with pytest.raises(ProtocolError, match="'alice'") as caught:
+            await story.coordinator.finish("alice", report(10, recall=5))
+        assert caught.value.code == "evaluation-differs"
+        await story.coordinator.finish("alice", report(10, accuracy=5))
+        assert story.coordinator.metrics == {"accuracy": 0.5}
+
+    run(go())
+
+
+def test_a_report_before_the_end_is_refused(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        for stage in (None, story.join_all):
+            if stage is not None:
+                await stage()
+            with pytest.raises(ProtocolError) as caught:
+                await story.coordinator.finish("bob", report(1, accuracy=1))
+            assert caught.value.code == "finish-early"
+
+    run(go())
+
+
+async def patience_of(story: Story) -> str:
+    with pytest.raises(ProtocolError) as caught:
+        await story.coordinator.run(patience_seconds=0.01)
+    assert caught.value.code == "worker-missing"
+    assert "patience_seconds" in caught.value.remedy
+    return f"{caught.value.what}: {caught.value.expected}"
+
+
+def test_patience_names_who_never_came(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        joining = asyncio.ensure_future(
+            story.coordinator.join("alice", LAYOUT.digest())
+        )
+        said = await patience_of(story)
+        assert said == "gave up waiting before training began: bob within 0.01 s"
+        joining.cancel()
+
+    run(go())
+
+
+def test_patience_names_whose_update_is_missing(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        await story.join_all()
+        await story.whole_round(1)
+        await story.count("bob", 2)
+        said = await patience_of(story)
+        assert said == "gave up waiting in round 2: alice within 0.01 s"
+
+    run(go())
+
+
+def test_patience_names_who_did_not_finish(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=1))
+        await story.join_all()
+        await story.whole_round(1)
+        await story.coordinator.finish("alice", report(1, accuracy=1))
+        said = await patience_of(story)
+        assert said == "gave up waiting after the last round: bob within 0.01 s"
+
+    run(go())
+
+
+def test_patience_lasts_while_anything_arrives(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        story.coordinator._touched -= 2 * HOUR
+        with pytest.raises(ProtocolError):
+            await story.coordinator.run(patience_seconds=HOUR)
+        story.coordinator.touch()
+        ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not ending.done()
+        ending.cancel()
+
+    run(go())
+
+
+def test_a_failure_reaches_every_waiting_worker(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        await story.join_all()
+        workers = [waiting(story) for _ in range(3)]
+        await asyncio.sleep(0)
+        error = PlatformError("the disk is full", code="disk-full")
+        await story.coordinator.fail(error)
+        for worker in workers:
+            with pytest.raises(PlatformError, match="disk is full"):
+                await worker
+        # Whoever comes later hears it as well.
+        with pytest.raises(CloisterError, match="disk is full"):
+            await story.coordinator.join("bob", LAYOUT.digest())
+
+    run(go())
+
+
+def test_a_model_that_diverges_ends_the_run_and_says_what_to_do(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rate=1e6))
+        await story.join_all()
+        worker = waiting(story)
+        ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
+        huge = float(np.finfo(np.float32).max)
+        for party in PARTIES:
+            await story.count(party, 1, huge)
+        for waiter in (worker, ending):
+            with pytest.raises(ConfigError) as caught:
+                await waiter
+            assert caught.value.code == "training-diverged"
+            assert "learning rate" in caught.value.remedy
+        # Nothing of it reached the model.
+        assert not story.coordinator.model.parameters.any()
+        assert story.log.named("round") == []
+
+    run(go())
+
+
+def test_the_log_holds_aggregates_only(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=2, evaluate_every=1))
+        await story.join_all()
+        await story.whole_round(1)
+        for party, secret in zip(PARTIES, (1234.5, 2345.5), strict=True):
+            evaluation = report(10, canary=secret)
+            await story.coordinator.count(party, header(2, evaluation), update())
+        text = story.log.text()
+        assert str((1234.5 + 2345.5) / 20) in text
+        for single in ("1234.5", "2345.5", "123.45", "234.55"):
+            assert single not in text
+
+    run(go())

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import grpc
+import msgspec
+import numpy as np
+import pytest
+from tests.support.open_server import (
+    OpenServer,
+    admitted_channel,
+    open_server,
+    refusal_code,
+)
+from tests.support.plan_tree import FEATURES
+from tests.support.running import Run
+from tests.support.training_calls import (
+    begin_round,
+    contribute,
+    finish,
+    model_of,
+    receive,
+    refused,
+    report,
+    send,
+    update_for,
+)
+
+from cloister.federation import training_service
+from cloister.federation.messages import (
+    MAX_HEADER_BYTES,
+    RECEIVE,
+    FinalReport,
+    Finished,
+    ModelHeader,
+    ModelRequest,
+    UpdateHeader,
+    decode_header,
+    encode_header,
+)
+from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
+from cloister.ratls.enrolment import Node
+from cloister.ratls.enrolment_service import enrol
+
+Change = Callable[[list[bytes]], list[bytes]]
+UnaryStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
+UnaryUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+
+
+@asynccontextmanager
+async def first_round(
+    server: Node, alice: Node, bob: Node, directory: Path, *, features: int = FEATURES
+) -> AsyncIterator[tuple[OpenServer, grpc.aio.Channel, grpc.aio.Channel]]:
+    """Opens a server whose two workers have the model of round 1."""
+    async with (
+        open_server(server, directory, features=features) as port,
+        admitted_channel(port, alice) as channel,
+        admitted_channel(port, bob) as other,
+    ):
+        await begin_round(port, channel, other)
+        yield port, channel, other
+
+
+def changed(message: bytes, **fields: object) -> bytes:
+    header = decode_header(message, UpdateHeader)
+    return encode_header(msgspec.structs.replace(header, **fields))
+
+
+def test_a_round_over_the_wire(
+    run: Run, server: Node, alice: Node, bob: Node, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(server, alice, bob, tmp_path) as (port, *channels):
+            calls = [contribute(channel) for channel in channels]
+            for call in calls:
+                await send(call, update_for(port))
+                await call.done_writing()
+            answers = [[message async for message in call] for call in calls]
+            assert answers[0] == answers[1]
+            header = decode_header(answers[0][0], ModelHeader)
+            assert header.round == 2
+            model = port.coordinator.model
+            assert b"".join(answers[0][1:]) == model.data.tobytes()
+            assert port.coordinator.traffic.received == 2 * model.layout.size_bytes
+            assert port.coordinator.traffic.sent == 4 * model.layout.size_bytes
+            assert port.refusals() == []
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda _: [], "update-empty"),
+        (lambda m: m[:1], "transfer-short"),
+        (lambda m: [m[0], m[1][:-1]], "transfer-short"),
+        (lambda m: [m[0], m[1] + b"\0"], "chunk-size"),
+        (lambda m: [m[0], m[1], b"\0"], "chunk-size"),
+        (lambda m: [m[0], b"", m[1]], "chunk-size"),
+        (lambda m: [m[0], m[0], m[1]], "chunk-size"),
+        (lambda m: [m[1]], "header-malformed"),
+        (lambda m: [b"", *m], "header-malformed"),
+        (lambda m: [bytes(MAX_HEADER_BYTES + 1), *m], "header-size"),
+        (lambda m: [changed(m[0], round=2), m[1]], "update-round"),
+        (lambda m: [changed(m[0], examples=17), m[1]], "update-weight"),
+        (lambda m: [changed(m[0], examples=2**40), m[1]], "update-weight"),
+        (lambda m: [changed(m[0], layout="0" * 64), m[1]], "layout-differs"),
+        (lambda m: [changed(m[0], loss_sum=np.nan), m[1]], "update-not-finite"),
+        (
+            lambda m: [changed(m[0], evaluation=report(a=1.0)), m[1]],
+            "update-evaluation",
+        ),
+        (lambda m: [m[0], b"\xff" * len(m[1])], "update-not-finite"),
+    ],
+)
+def test_an_update_that_cannot_count_is_refused_by_name_and_leaves_the_round(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path, change: Change, code: str
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, other):
+            before = port.coordinator.model.data.tobytes()
+            call = contribute(channel)
+            await send(call, change(update_for(port)))
+            assert await refused(call) == code
+            assert port.refusals() == [code]
+            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.coordinator.model.data.tobytes() == before
+            # The same party may try again, rightly.
+            calls = [contribute(it) for it in (channel, other)]
+            for call in calls:
+                await send(call, update_for(port))
+                await call.done_writing()
+            assert await model_of(calls[0]) == await model_of(calls[1])
+
+    run(story())
+
+
+def test_a_refusal_in_the_middle_of_a_large_update_still_says_why(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    """A call that is ended while its client sends would lose its status."""
+
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path, features=300_000) as (port, line, _):
+            header, *chunks = update_for(port)
+            assert len(chunks) == 3
+            for messages in (
+                [changed(header, examples=17), *chunks],
+                [header, *chunks, b"more"],
+                [header, b"", *chunks],
+            ):
+                call = contribute(line)
+                await send(call, messages)
+                assert await refused(call) in {"update-weight", "chunk-size"}
+            assert port.coordinator._current().missing == ("alice", "bob")
+
+    run(story())
+
+
+def test_a_refused_caller_that_does_not_stop_is_cut_off(
+    run: Run,
+    nodes: tuple[Node, Node, Node],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training_service, "_DRAIN_SECONDS", 0.05)
+
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, _):
+            call = contribute(channel)
+            await send(call, [changed(update_for(port)[0], examples=17)])
+            # The stream stays open, and nothing comes.
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            flood = contribute(channel)
+            await send(flood, [b"nonsense"])
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                while True:
+                    await flood.write(bytes(MAX_CHUNK_BYTES))
+            assert flood.done()
+            assert port.coordinator.traffic.received == 0
+
+    run(story())
+
+
+@pytest.fixture
+def nodes(server: Node, alice: Node, bob: Node) -> tuple[Node, Node, Node]:
+    return server, alice, bob
+
+
+def test_a_message_above_the_limit_is_stopped_by_the_transport(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        server, alice, bob = nodes
+        async with open_server(server, tmp_path) as port:
+            enrolled = await enrol(alice, port.enrolment)
+            # A channel of ours would not even send it.
+            channel = open_channel(
+                port.training,
+                pinned_certificate=enrolled.server_certificate,
+                max_message_bytes=4 * MAX_CHUNK_BYTES,
+                client=ClientTls(
+                    identity=alice.identity,
+                    admission_certificate=enrolled.admission_certificate,
+                ),
+            )
+            async with channel, admitted_channel(port, bob) as other:
+                await begin_round(port, channel, other)
+                call = contribute(channel)
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await send(call, [update_for(port)[0], bytes(MAX_CHUNK_BYTES + 1)])
+                assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert port.coordinator._current().missing == ("alice", "bob")
+
+    run(story())
+
+
+@pytest.mark.parametrize("request_bytes", [b"", b"\xff", bytes(MAX_HEADER_BYTES + 1)])
+def test_a_request_that_is_none_is_refused(
+    run: Run, server: Node, alice: Node, tmp_path: Path, request_bytes: bytes
+) -> None:
+    async def story() -> None:
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+        ):
+            method: UnaryStream = channel.unary_stream(RECEIVE)
+            call = method(request_bytes)
+            assert await refused(call) in {"header-malformed", "header-size"}
+            assert port.coordinator._joined == set()
+
+    run(story())
+
+
+def test_a_worker_of_another_layout_does_not_join(
+    run: Run, server: Node, alice: Node, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+        ):
+            method: UnaryStream = channel.unary_stream(RECEIVE)
+            call = method(encode_header(ModelRequest(layout="0" * 64)))
+            assert await refused(call) == "layout-differs"
+            assert port.coordinator._joined == set()
+
+    run(story())
+
+
+def test_no_other_method_exists_on_the_training_port(
+    run: Run, server: Node, alice: Node, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+        ):
+            for name in ("/cloister.Enrolment/Enrol", "/cloister.Training/Stop", "/"):
+                method: UnaryUnary = channel.unary_unary(name)
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await method(b"")
+                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    run(story())
+
+
+def test_a_call_that_breaks_off_leaves_the_round_as_it_is(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, other):
+            broken = contribute(channel)
+            await send(broken, update_for(port)[:1])
+            broken.cancel()
+            calls = [contribute(it) for it in (channel, other)]
+            for call in calls:
+                await send(call, update_for(port))
+                await call.done_writing()
+            for call in calls:
+                assert await model_of(call)
+            # Whether gRPC tells a broken stream from an ended one is a matter of luck.
+            assert set(port.refusals()) <= {"transfer-short"}
+
+    run(story())
+
+
+def test_the_end_of_training_over_the_wire(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, *channels):
+            rounds = port.node.plan.training.rounds
+            port.coordinator._publish(rounds + 1)
+            for channel in channels:
+                final = [m async for m in receive(port, channel)]
+                assert decode_header(final[0], ModelHeader).final
+                raw = await finish(channel, FinalReport(evaluation=report(2, a=1.0)))
+                assert decode_header(raw, Finished) == Finished()
+            metrics = await port.coordinator.run(patience_seconds=5)
+            assert metrics == {"a": 0.5}
+            late = contribute(channels[0])
+            await send(late, update_for(port, round_number=rounds)[:1])
+            assert await refused(late) == "no-round"
+
+    run(story())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_last_report_that_is_no_number_is_refused(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path, value: float
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, _):
+            port.coordinator._publish(port.node.plan.training.rounds + 1)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await finish(channel, FinalReport(evaluation=report(2, a=value)))
+            assert refusal_code(caught.value) == "evaluation-not-finite"
+            assert port.coordinator.metrics is None
+
+    run(story())

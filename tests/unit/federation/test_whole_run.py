@@ -1,0 +1,418 @@
+"""Server and workers together, in this process, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.support.federation_in_memory import Federation
+from tests.support.plan_tree import WORKERS
+from tests.support.running import Run
+from tests.support.softmax_task import Softmax, SoftmaxLearner
+from tests.support.training_calls import until
+from tests.support.whole_run import Scene, make_scene, sources, task, whole_run
+from typing_extensions import override
+
+from cloister.errors import CloisterError, ConfigError, PlatformError, ProtocolError
+from cloister.federation.layout import ModelBuffer
+from cloister.federation.server import Outcome, course_of
+from cloister.federation.task import Evaluation, LearnerSettings, StepReport, Task
+from cloister.plan.plan import Plan, plan_hash
+from cloister.ratls.enrolment import Node
+from cloister.ratls.warrant import WarrantTerms, sign_warrant
+from cloister.storage.model_vault import open_model
+from cloister.storage.records import DataSource
+
+PARTIES = ("aggregator", *WORKERS)
+Failure = TypeVar("Failure", bound=CloisterError)
+
+
+def nodes_of(federation: Federation, *, plan: Plan | None = None) -> dict[str, Node]:
+    """Returns a fresh node of every party, under another plan if one is given."""
+    nodes = {party: federation.node(party) for party in PARTIES}
+    if plan is None:
+        return nodes
+    return {party: _under(plan, federation, node) for party, node in nodes.items()}
+
+
+def _under(plan: Plan, federation: Federation, node: Node) -> Node:
+    terms: WarrantTerms = msgspec.structs.replace(
+        node.warrant.terms, plan_hash=plan_hash(plan)
+    )
+    warrant = sign_warrant(terms, federation.keys[node.party])
+    return replace(node, plan=plan, plan_hash=plan_hash(plan), warrant=warrant)
+
+
+def with_training(plan: Plan, **changes: object) -> Plan:
+    training = msgspec.structs.replace(plan.training, **changes)
+    return msgspec.structs.replace(plan, training=training)
+
+
+def settings_of(plan: Plan, party: str) -> LearnerSettings:
+    training = plan.training
+    return LearnerSettings(
+        party=party,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        threads=training.threads,
+        precision=training.precision,
+    )
+
+
+def opened(scene: Scene, federation: Federation) -> dict[str, NDArray[np.generic]]:
+    return open_model(scene.model_path, identity=federation.owner).arrays
+
+
+@pytest.fixture(scope="module")
+def finished(
+    runner: asyncio.Runner,
+    federation: Federation,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Scene, Outcome]:
+    scene = make_scene(tmp_path_factory.mktemp("run"))
+    return scene, runner.run(whole_run(scene, nodes_of(federation)))
+
+
+def test_a_federation_learns(finished: tuple[Scene, Outcome]) -> None:
+    scene, outcome = finished
+    assert outcome.rounds == 12
+    assert outcome.metrics["accuracy"] > 0.95
+    losses = [float(str(e["loss"])) for e in scene.events("aggregator", "round")]
+    assert len(losses) == 12
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_every_worker_attested_the_server_and_was_attested(
+    finished: tuple[Scene, Outcome],
+) -> None:
+    scene, _ = finished
+    admitted = scene.events("aggregator", "peer-admitted")
+    assert {line["peer"] for line in admitted} == set(WORKERS)
+    for party in WORKERS:
+        [line] = scene.events(party, "server-attested")
+        assert (line["peer"], line["peer_role"]) == ("aggregator", "server")
+        assert len(scene.events(party, "round")) == 12
+        assert len(scene.events(party, "finished")) == 1
+
+
+def test_it_leaves_logs_and_one_sealed_model_and_nothing_else(
+    finished: tuple[Scene, Outcome], federation: Federation
+) -> None:
+    scene, outcome = finished
+    assert scene.files() == [
+        "logs/aggregator.jsonl",
+        "logs/alice.jsonl",
+        "logs/bob.jsonl",
+        "model.safetensors.age",
+    ]
+    model = open_model(scene.model_path, identity=federation.owner)
+    assert model.metadata["run"] == "blobs/a"
+    assert model.metadata["plan"] == plan_hash(federation.plan).hex()
+    assert model.metadata["simulated"] == "true"
+    accuracy = outcome.metrics["accuracy"]
+    assert model.metadata["metric.accuracy"] == repr(accuracy)
+
+
+def test_the_opened_model_scores_what_was_reported(
+    finished: tuple[Scene, Outcome], federation: Federation
+) -> None:
+    scene, outcome = finished
+    model = task().load_exported(opened(scene, federation))
+    right = examples = 0.0
+    for party, source in sources().items():
+        learner = task().learner(source, settings_of(federation.plan, party))
+        learner.load(model)
+        evaluation = learner.evaluate()
+        right += evaluation.sums["accuracy"]
+        examples += evaluation.examples
+    assert right / examples == outcome.metrics["accuracy"]
+
+
+def test_it_computes_what_one_process_with_all_shards_would(
+    finished: tuple[Scene, Outcome], federation: Federation
+) -> None:
+    scene, _ = finished
+    plan = federation.plan
+    model = task().initial_model(seed=plan.training.seed)
+    course = course_of(plan, model)
+    velocity = course.optimizer.initial()
+    learners = [
+        task().learner(source, settings_of(plan, party))
+        for party, source in sources().items()
+    ]
+    outs = [ModelBuffer(model.layout) for _ in learners]
+    for number in range(1, plan.training.rounds + 1):
+        for learner, out in zip(learners, outs, strict=True):
+            learner.load(model)
+            learner.step(number, out)
+        parameters, velocity = course.optimizer.update(
+            model.parameters,
+            velocity,
+            gradient=np.mean([out.parameters for out in outs], axis=0),
+            rate=course.learning_rate.at(number),
+        )
+        model.parameters[:] = parameters
+        model.statistics[:] = np.mean([out.statistics for out in outs], axis=0)
+    for name, array in opened(scene, federation).items():
+        np.testing.assert_allclose(
+            array.astype(np.float64), model.arrays()[name], atol=1e-5
+        )
+
+
+def test_a_second_run_gives_the_same_bits(
+    run: Run, finished: tuple[Scene, Outcome], federation: Federation, tmp_path: Path
+) -> None:
+    first, outcome = finished
+    scene = make_scene(tmp_path)
+    again = run(whole_run(scene, nodes_of(federation)))
+    assert again.metrics == outcome.metrics
+    before, after = opened(first, federation), opened(scene, federation)
+    assert before.keys() == after.keys()
+    for name in before:
+        assert before[name].tobytes() == after[name].tobytes()
+
+
+class CanaryLearner(SoftmaxLearner):
+    """Reports numbers of its own that must not be seen beside the server's mean."""
+
+    canary: float
+
+    @override
+    def step(self, round_number: int, out: ModelBuffer) -> StepReport:
+        done = super().step(round_number, out)
+        return replace(done, loss_sum=self.canary * done.examples)
+
+    @override
+    def evaluate(self) -> Evaluation:
+        done = super().evaluate()
+        return replace(done, sums={"canary": self.canary * done.examples})
+
+
+class CanaryTask(Softmax):
+    canary = 0.0
+
+    @override
+    def learner(self, source: DataSource, settings: LearnerSettings) -> SoftmaxLearner:
+        learner = CanaryLearner(self, source, settings)
+        learner.canary = self.canary
+        return learner
+
+
+def test_a_single_partys_numbers_stand_in_no_log(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    canaries = {"alice": 1_357_911.0, "bob": 2_468_101.0}
+    tasks: dict[str, Task] = {}
+    for party, canary in canaries.items():
+        birds = CanaryTask(task().features, task().classes)
+        birds.canary = canary
+        tasks[party] = birds
+    scene = make_scene(tmp_path)
+    outcome = run(whole_run(scene, nodes_of(federation), tasks))
+    mean = sum(canaries.values()) / 2
+    assert outcome.metrics == {"canary": mean}
+
+    logs = {p: (tmp_path / "logs" / f"{p}.jsonl").read_text() for p in PARTIES}
+    assert str(mean) in logs["aggregator"]
+    for text in logs.values():
+        for canary in canaries.values():
+            for factor in (1, 16, 48, 1 / 2, 1 / 16):
+                assert str(int(canary * factor)) not in text
+    for party in WORKERS:
+        # Nor does a worker's host see even the mean.
+        assert str(int(mean)) not in logs[party]
+        keys = {key for line in scene.events(party) for key in line}
+        assert not keys & {"loss", "accuracy", "metrics", "canary"}
+
+
+def failures_of(
+    run: Run, story: Coroutine[object, object, Outcome], kind: type[Failure]
+) -> list[Failure]:
+    """Returns the errors of `kind` among those that ended the nodes of a run."""
+    with pytest.raises(ExceptionGroup) as caught:
+        run(story)
+    return [error for error in caught.value.exceptions if isinstance(error, kind)]
+
+
+class BrokenTask(Softmax):
+    """Fails in its third round, in whichever way it is told."""
+
+    failure: BaseException = ValueError("patient Ada, 1815")
+
+    @override
+    def learner(self, source: DataSource, settings: LearnerSettings) -> SoftmaxLearner:
+        failure = self.failure
+
+        class Broken(SoftmaxLearner):
+            @override
+            def step(self, round_number: int, out: ModelBuffer) -> StepReport:
+                if round_number == 3:
+                    raise failure
+                return super().step(round_number, out)
+
+        return Broken(self, source, settings)
+
+
+@pytest.mark.parametrize("failure", [ValueError("Ada"), StopIteration(), SystemExit(0)])
+def test_a_task_that_fails_in_training_ends_its_worker_with_a_clear_error(
+    run: Run, federation: Federation, tmp_path: Path, failure: BaseException
+) -> None:
+    broken = BrokenTask(task().features, task().classes)
+    broken.failure = failure
+    scene = make_scene(tmp_path, patience_seconds=0.3)
+    story = whole_run(scene, nodes_of(federation), {"bob": broken})
+    [error] = failures_of(run, story, ConfigError)
+    assert error.code == "task-failed"
+    assert error.got.startswith(type(failure).__name__)
+    [line] = scene.events("bob", "failed")
+    assert line["what"] == "task.py failed while training"
+    assert scene.files() == [f"logs/{party}.jsonl" for party in PARTIES]
+
+
+class DivergingTask(Softmax):
+    """Its gradients are finite, and so large that the next model is not."""
+
+    @override
+    def learner(self, source: DataSource, settings: LearnerSettings) -> SoftmaxLearner:
+        class Diverging(SoftmaxLearner):
+            @override
+            def step(self, round_number: int, out: ModelBuffer) -> StepReport:
+                done = super().step(round_number, out)
+                out.parameters[:] = np.finfo(np.float32).max
+                return done
+
+        return Diverging(self, source, settings)
+
+
+def test_a_model_that_diverges_ends_the_run_on_all_sides(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    rate = msgspec.structs.replace(
+        federation.plan.training.optimizer, learning_rate=10.0
+    )
+    plan = with_training(federation.plan, optimizer=rate)
+    wild = DivergingTask(task().features, task().classes)
+    scene = make_scene(tmp_path)
+    story = whole_run(
+        scene, nodes_of(federation, plan=plan), {"alice": wild, "bob": wild}
+    )
+    [error] = failures_of(run, story, ConfigError)
+    assert error.code == "training-diverged"
+    [line] = scene.events("aggregator", "failed")
+    assert line["what"] == "training diverged in round 1"
+    assert not scene.model_path.exists()
+
+
+def test_a_worker_that_never_comes_is_named_and_the_others_are_told(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path, patience_seconds=0.3)
+
+    async def story() -> None:
+        nodes = nodes_of(federation)
+        errors = await asyncio.gather(
+            error_of(scene.serve(nodes["aggregator"], task())),
+            error_of(scene.work(nodes["alice"], task(), sources()["alice"])),
+        )
+        for error in errors:
+            assert isinstance(error, ProtocolError)
+            assert error.code == "worker-missing"
+            assert "bob" in error.expected
+            assert "alice" not in error.expected
+
+    run(story())
+    assert scene.files() == ["logs/aggregator.jsonl", "logs/alice.jsonl"]
+
+
+async def error_of(node: Awaitable[object]) -> CloisterError:
+    with pytest.raises(CloisterError) as caught:
+        await node
+    return caught.value
+
+
+def test_a_server_that_is_stopped_tells_its_workers(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path)
+
+    async def story() -> None:
+        nodes = nodes_of(federation)
+        serving = asyncio.ensure_future(scene.serve(nodes["aggregator"], task()))
+        working = asyncio.ensure_future(
+            error_of(scene.work(nodes["alice"], task(), sources()["alice"]))
+        )
+        log = tmp_path / "logs" / "aggregator.jsonl"
+        await until(lambda: log.exists() and "peer-admitted" in log.read_text())
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert (await working).code in {"server-stopped", "server-gone"}
+
+    run(story())
+    assert not scene.model_path.exists()
+
+
+def test_a_port_in_use_ends_the_server_and_frees_the_other_one(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with await asyncio.start_server(
+            lambda _, writer: writer.close(), "127.0.0.1", 0
+        ) as taken:
+            port = taken.sockets[0].getsockname()[1]
+            first = make_scene(tmp_path / "first")
+            scene = replace(first, enrolment=replace(first.enrolment, port=port))
+            error = await error_of(scene.serve(federation.node("aggregator"), task()))
+        assert isinstance(error, PlatformError)
+        assert error.code == "port-unusable"
+        # The training port was opened before, and is free again.
+        server = await asyncio.start_server(
+            lambda _, writer: writer.close(), "127.0.0.1", scene.training.port
+        )
+        server.close()
+        await server.wait_closed()
+
+    run(story())
+
+
+def test_a_recipient_that_cannot_be_sealed_to_is_refused_before_training(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    recipients = ("age1" + 58 * "q",)  # well-formed, and its checksum is wrong
+    model = msgspec.structs.replace(federation.plan.model, recipients=recipients)
+    plan = msgspec.structs.replace(federation.plan, model=model)
+    scene = make_scene(tmp_path)
+    node = nodes_of(federation, plan=plan)["aggregator"]
+    error = run(error_of(scene.serve(node, task())))
+    assert isinstance(error, ConfigError)
+    assert [e["event"] for e in scene.events("aggregator")] == ["failed"]
+
+
+def test_a_worker_of_another_layout_is_told_so(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    class Renamed(Softmax):
+        @override
+        def initial_model(self, *, seed: int) -> ModelBuffer:
+            model = super().initial_model(seed=seed)
+            arrays = tuple(
+                replace(spec, name=spec.name.upper()) for spec in model.layout.arrays
+            )
+            return ModelBuffer(replace(model.layout, arrays=arrays))
+
+    other = Renamed(task().features, task().classes)
+    scene = make_scene(tmp_path, patience_seconds=0.3)
+    story = whole_run(scene, nodes_of(federation), {"bob": other})
+    errors = failures_of(run, story, ProtocolError)
+    assert {error.code for error in errors} == {"layout-differs", "worker-missing"}
+    [line] = scene.events("bob", "failed")
+    assert line["code"] == "layout-differs"
+    line, *_ = scene.events("aggregator", "call-refused")
+    assert "'bob'" in str(line["reason"])

@@ -1,0 +1,513 @@
+from __future__ import annotations
+
+import contextlib
+from copy import deepcopy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.plan_tree import (
+    Path,
+    Tree,
+    Value,
+    at,
+    leaves,
+    plan_tree,
+    put,
+    tables,
+    take,
+    toml_of,
+)
+
+from cloister.errors import CloisterError, ConfigError
+from cloister.plan.plan import parse_plan, plan_hash, read_plan
+from cloister.plan.toml import MAX_FILE_BYTES
+
+# Where a plan's own words stand: any key is one option more.
+OPTIONS: Path = ("task", "options")
+
+
+def hash_of(tree: Tree) -> bytes:
+    return plan_hash(parse_plan(toml_of(tree)))
+
+
+def refusal(tree: Tree | bytes) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        parse_plan(tree if isinstance(tree, bytes) else toml_of(tree))
+    return caught.value
+
+
+def other_value(path: Path, value: Value) -> Value:
+    """Returns another value that is as good in the same place."""
+    match value, path:
+        case _, ("training", "schedule", "name"):
+            return "constant"
+        case _, (*_, "precision"):
+            return "bfloat16"
+        case float(), _:
+            return value / 2
+        case int(), _:
+            return value + 1
+        case str(), (*_, "name" | "run" | "class" | "file"):
+            return "x" + value
+        case str(), _:  # hex digits, or an age recipient
+            return value[:-2] + ("e" if value[-2] != "e" else "d") + value[-1]
+        case _:
+            raise AssertionError(path)
+
+
+# Leaves with one accepted value only.
+FIXED = {
+    ("plan", "format"),
+    ("training", "mode"),
+    ("training", "optimizer", "name"),
+    ("rounds", "quorum"),
+}
+
+
+def changeable() -> list[Path]:
+    return [
+        path
+        for path, _ in leaves(plan_tree())
+        if path not in FIXED and path[-1] not in {"role", "admit", "root"}
+    ]
+
+
+def test_a_whole_plan_reads_as_written() -> None:
+    plan = parse_plan(toml_of(plan_tree()))
+    assert plan.run_id == "blobs/a"
+    assert plan.server.name == "aggregator"
+    assert [worker.name for worker in plan.workers] == ["alice", "bob"]
+    assert plan.simulated
+    assert plan.policy_for("server") is plan.policy.server
+    assert plan.policy_for("worker") is plan.policy.worker
+
+
+def test_a_party_is_found_by_its_name_or_refused_with_all_names() -> None:
+    plan = parse_plan(toml_of(plan_tree()))
+    assert plan.find_party("bob").name == "bob"
+    with pytest.raises(ConfigError, match="'mallory'") as caught:
+        plan.find_party("mallory")
+    assert caught.value.expected == "one of aggregator, alice, bob"
+
+
+@pytest.mark.parametrize("place", [p for p in tables(plan_tree()) if p != OPTIONS])
+def test_an_unknown_key_is_named_with_the_keys_that_are_known(place: Path) -> None:
+    tree = plan_tree()
+    put(tree, (*place, "surplus"), 1)
+    error = refusal(tree)
+    assert error.code == "key-unknown"
+    assert "'surplus'" in error.what
+    table = at(plan_tree(), place)
+    assert isinstance(table, dict)
+    for known in table:
+        assert known in error.expected
+    if place:
+        assert f"[{dotted(place)}]" in error.what
+
+
+@pytest.mark.parametrize("place", [p for p in tables(plan_tree()) if p != OPTIONS])
+def test_a_misspelt_key_is_answered_with_the_right_one(place: Path) -> None:
+    tree = plan_tree()
+    table = at(tree, place)
+    assert isinstance(table, dict)
+    key = max(table, key=len)
+    table[key + "e"] = table.pop(key)
+    error = refusal(tree)
+    assert f"{key + 'e'!r}" in error.what
+    assert error.remedy == f"Did you mean {key!r}?"
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves(plan_tree())])
+@pytest.mark.parametrize("wrong", [[1], {"a": 1}], ids=["list", "table"])
+def test_a_value_of_a_wrong_type_is_named_with_what_was_expected(
+    path: Path, wrong: Value
+) -> None:
+    error = refusal(put(plan_tree(), path, wrong))
+    assert error.code == "value-invalid"
+    where = "task.options" if path[:2] == OPTIONS else dotted(path)
+    assert where in error.what
+    assert "Expected" in error.what
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves(plan_tree())])
+def test_a_number_for_a_text_and_a_text_for_a_number_are_refused(path: Path) -> None:
+    tree = plan_tree()
+    wrong: Value = 3 if isinstance(at(tree, path), str) else "three"
+    put(tree, path, wrong)
+    if path[:2] == OPTIONS:
+        assert parse_plan(toml_of(tree)).task.options[str(path[2])] == wrong
+        return
+    assert dotted(path) in refusal(tree).what
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves(plan_tree())])
+@pytest.mark.parametrize("wrong", [True, 1979])
+def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None:
+    tree = plan_tree()
+    numbers = {"rounds", "batch_size", "seed", "evaluate_every", "warmup_rounds"}
+    if path[:2] == OPTIONS or (
+        path[-1] in numbers | {"threads", "learning_rate"} and wrong is not True
+    ):
+        return
+    assert refusal(put(tree, path, wrong)).code == "value-invalid"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("plan", "format"), 2),
+        (("plan", "name"), ""),
+        (("plan", "name"), "Blobs"),
+        (("plan", "name"), "-blobs"),
+        (("plan", "name"), "b" * 33),
+        (("plan", "run"), "a/b"),
+        (("plan", "run"), ".."),
+        (("task", "file"), "../task.py"),
+        (("task", "file"), "task.txt"),
+        (("task", "class"), "a.b"),
+        (("task", "class"), "1a"),
+        (("training", "mode"), "fedavg"),
+        (("training", "rounds"), 0),
+        (("training", "rounds"), 2**31),
+        (("training", "rounds"), 10**30),
+        (("training", "batch_size"), 0),
+        (("training", "threads"), 0),
+        (("training", "threads"), 1025),
+        (("training", "seed"), -1),
+        (("training", "seed"), 2**63),
+        (("training", "precision"), "float64"),
+        (("training", "optimizer", "name"), "adam"),
+        (("training", "optimizer", "learning_rate"), 0.0),
+        (("training", "optimizer", "learning_rate"), -0.1),
+        (("training", "optimizer", "learning_rate"), float("nan")),
+        (("training", "optimizer", "learning_rate"), float("inf")),
+        (("training", "optimizer", "momentum"), 1.0),
+        (("training", "optimizer", "momentum"), float("nan")),
+        (("training", "optimizer", "weight_decay"), -1e-9),
+        (("training", "schedule", "name"), "step"),
+        (("training", "schedule", "warmup_rounds"), -1),
+        (("rounds", "quorum"), 2),
+        (("rounds", "evaluate_every"), 0),
+        (("party", 0, "role"), "observer"),
+        (("party", 1, "admit"), "identity"),
+        (("party", 1, "data"), "sha256:" + 63 * "a"),
+        (("party", 1, "data"), "md5:" + 64 * "a"),
+        (("model", "recipients"), []),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(path: Path, value: Value) -> None:
+    assert dotted(path) in refusal(put(plan_tree(), path, value)).what
+
+
+@pytest.mark.parametrize("path", [path for path, v in leaves(plan_tree()) if v != ""])
+def test_no_text_may_end_in_a_line_break(path: Path) -> None:
+    tree = plan_tree()
+    value = at(tree, path)
+    if isinstance(value, str):
+        refusal(put(tree, path, value + "\n"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("plan",),
+        ("plan", "format"),
+        ("plan", "name"),
+        ("plan", "run"),
+        ("task",),
+        ("task", "file"),
+        ("task", "class"),
+        ("training",),
+        ("training", "mode"),
+        ("training", "rounds"),
+        ("training", "seed"),
+        ("training", "optimizer"),
+        ("training", "optimizer", "learning_rate"),
+        ("training", "schedule"),
+        ("party",),
+        ("party", 0, "key"),
+        ("policy", "worker"),
+        ("policy", "server", "root"),
+        ("policy", "server", "tdx", 0, "rtmr2"),
+        ("model",),
+        ("model", "recipients"),
+    ],
+)
+def test_a_missing_key_is_named(path: Path) -> None:
+    error = refusal(take(plan_tree(), path))
+    assert f"`{path[-1]}`" in error.what
+
+
+def test_two_spellings_of_one_plan_have_one_hash() -> None:
+    tree = plan_tree()
+    reordered: Tree = {
+        key: dict(reversed(list(value.items()))) if isinstance(value, dict) else value
+        for key, value in reversed(list(tree.items()))
+    }
+    spaced = b"# a remark\n\n" + toml_of(tree).replace(b", ", b" ,\t")
+    assert hash_of(reordered) == hash_of(tree) == plan_hash(parse_plan(spaced))
+
+
+def test_a_table_written_at_length_has_the_same_hash() -> None:
+    tree = plan_tree()
+    plan = tree.pop("plan")
+    text = b'[plan]\nrun = "a"\nname = "blobs"\nformat = 0x1\n'
+    assert plan_hash(parse_plan(toml_of(tree) + text)) == hash_of(
+        {"plan": plan, **tree}
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "default"),
+    [
+        (("training", "optimizer", "momentum"), 0.0),
+        (("training", "optimizer", "weight_decay"), 0.0),
+        (("training", "schedule", "warmup_rounds"), 0),
+        (("training", "precision"), "float32"),
+        (("training", "threads"), 1),
+        (("rounds", "quorum"), "all"),
+        (("rounds", "evaluate_every"), 50),
+        (("rounds",), {}),
+        (("party", 1, "admit"), "attested"),
+        (("task", "options"), {}),
+        (("policy", "server", "sgx"), []),
+    ],
+)
+def test_a_default_spelt_out_has_the_same_hash(path: Path, default: Value) -> None:
+    said = put(plan_tree(), path, default)
+    unsaid = take(deepcopy(said), path)
+    assert hash_of(said) == hash_of(unsaid)
+
+
+def test_a_whole_rate_may_be_written_without_a_point() -> None:
+    path: Path = ("training", "optimizer", "learning_rate")
+    assert hash_of(put(plan_tree(), path, 1)) == hash_of(put(plan_tree(), path, 1.0))
+
+
+@pytest.mark.parametrize("path", changeable())
+def test_any_changed_value_changes_the_hash(path: Path) -> None:
+    tree = plan_tree()
+    changed = put(plan_tree(), path, other_value(path, at(tree, path)))
+    assert hash_of(changed) != hash_of(tree)
+
+
+def test_the_roots_change_the_hash() -> None:
+    assert hash_of(plan_tree()) != hash_of(
+        plan_tree(root="simulated:sha256:" + 64 * "b")
+    )
+
+
+def test_options_of_different_type_are_different_plans() -> None:
+    path: Path = ("task", "options", "features")
+    values: list[Value] = [1, 1.0, True, "1", 0, False, "true", 2**70]
+    hashes = {hash_of(put(plan_tree(), path, value)) for value in values}
+    assert len(hashes) == len(values)
+
+
+def test_the_order_of_parties_belongs_to_the_plan() -> None:
+    tree = plan_tree()
+    parties = tree["party"]
+    assert isinstance(parties, list)
+    before = hash_of(tree)
+    parties.reverse()
+    assert hash_of(tree) != before
+
+
+@given(st.data())
+def test_the_hash_tells_any_two_different_plans_apart(data: st.DataObject) -> None:
+    paths = data.draw(st.lists(st.sampled_from(changeable()), min_size=1, unique=True))
+    first, second = plan_tree(), plan_tree()
+    for path in paths:
+        which = data.draw(st.sampled_from([first, second]))
+        put(which, path, other_value(path, at(which, path)))
+    assert (hash_of(first) == hash_of(second)) == (first == second)
+
+
+def parties_of(tree: Tree) -> list[Value]:
+    parties = tree["party"]
+    assert isinstance(parties, list)
+    return parties
+
+
+def test_a_plan_without_a_server_is_refused() -> None:
+    tree = plan_tree()
+    del parties_of(tree)[0]
+    assert refusal(tree).got == "0 servers and 2 workers"
+
+
+def test_a_plan_with_two_servers_is_refused() -> None:
+    tree = plan_tree()
+    key = "ed25519:" + 64 * "9"
+    parties_of(tree).append({"name": "second", "role": "server", "key": key})
+    assert refusal(tree).got == "2 servers and 2 workers"
+
+
+def test_a_plan_without_workers_is_refused() -> None:
+    tree = plan_tree()
+    del parties_of(tree)[1:]
+    assert refusal(tree).code == "parties-invalid"
+
+
+@pytest.mark.parametrize("what", ["name", "key"])
+def test_parties_may_share_neither_name_nor_key(what: str) -> None:
+    tree = plan_tree()
+    put(tree, ("party", 2, what), at(tree, ("party", 1, what)))
+    error = refusal(tree)
+    assert error.code == "parties-repeat"
+    assert error.what.endswith(what)
+
+
+def test_a_worker_needs_data_and_a_server_has_none() -> None:
+    without = take(plan_tree(), ("party", 1, "data"))
+    beside = put(plan_tree(), ("party", 0, "data"), "sha256:" + 64 * "a")
+    for tree, party in ((without, "alice"), (beside, "aggregator")):
+        error = refusal(tree)
+        assert error.code == "party-data"
+        assert party in error.what
+
+
+@pytest.mark.parametrize(
+    "key", ["", "ed25519:", "ed25519:" + 63 * "a", "ed25519:" + 64 * "A", "rsa:1"]
+)
+def test_a_malformed_party_key_is_refused(key: str) -> None:
+    assert refusal(put(plan_tree(), ("party", 1, "key"), key)).code == (
+        "party-key-invalid"
+    )
+
+
+@pytest.mark.parametrize(
+    "recipient", ["", "age1", "age1" + 57 * "q", "age1" + 58 * "b", "ssh-ed25519 A"]
+)
+def test_a_malformed_recipient_is_refused(recipient: str) -> None:
+    error = refusal(put(plan_tree(), ("model", "recipients", 0), recipient))
+    assert error.code == "recipient-invalid"
+
+
+@pytest.mark.parametrize("other", ["hardware", "simulated:sha256:" + 64 * "b"])
+def test_a_plan_cannot_mix_trust_roots(other: str) -> None:
+    error = refusal(put(plan_tree(), ("policy", "worker", "root"), other))
+    assert error.code == "roots-mixed"
+    assert other in error.got
+
+
+def test_a_plan_on_hardware_is_not_simulated() -> None:
+    assert not parse_plan(toml_of(plan_tree(root="hardware"))).simulated
+
+
+def test_a_policy_that_accepts_nothing_is_refused() -> None:
+    tree = plan_tree()
+    for tee in ("sgx", "tdx"):
+        take(tree, ("policy", "server", tee))
+    assert refusal(tree).code == "policy-empty"
+
+
+def test_a_warmup_longer_than_the_training_is_refused() -> None:
+    tree = put(plan_tree(), ("training", "schedule", "warmup_rounds"), 13)
+    assert refusal(tree).code == "warmup-too-long"
+
+
+def test_an_oversized_plan_is_refused_before_it_is_parsed() -> None:
+    assert refusal(b"#" * (MAX_FILE_BYTES + 1)).code == "file-too-large"
+    padding = b"#" * (MAX_FILE_BYTES - len(toml_of(plan_tree())))
+    parse_plan(toml_of(plan_tree()) + padding)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xfe",
+        toml_of(plan_tree()) + b"# \xc3\x28\n",
+        b"[plan",
+        b"plan = 1\nplan = 2",
+        b"a = " + b"[" * 10_000,
+        b"a = " + b"9" * 10_000,
+        b"a = 2026-13-45",
+        b'a = "\\ud800"',
+    ],
+)
+def test_what_is_no_toml_in_utf8_is_refused(text: bytes) -> None:
+    assert refusal(text).code == "toml-invalid"
+
+
+def test_an_empty_plan_says_what_is_missing() -> None:
+    assert "missing required field" in refusal(b"").what
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_config_error(text: bytes) -> None:
+    refusal(text)
+
+
+TOML_VALUES = st.recursive(
+    st.none().map(lambda _: "")
+    | st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.text(max_size=40)
+    | st.sampled_from(["hardware", "server", "all", "sha256:", "a`b", "$", "\n"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [p for p, _ in leaves(plan_tree())] + tables(plan_tree())[1:]
+            ),
+            TOML_VALUES,
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_no_value_in_any_place_raises_anything_but_a_config_error(
+    changes: list[tuple[Path, Value]],
+) -> None:
+    tree = plan_tree()
+    for path, value in changes:
+        try:
+            put(tree, path, value)
+        except (KeyError, IndexError, ValueError):
+            continue  # an earlier change took the place away
+    with contextlib.suppress(ConfigError):
+        plan_hash(parse_plan(toml_of(tree)))
+
+
+@given(st.integers(0, len(toml_of(plan_tree())) - 1), st.binary(max_size=3))
+def test_no_damaged_plan_raises_anything_but_a_config_error(
+    at_byte: int, damage: bytes
+) -> None:
+    text = toml_of(plan_tree())
+    with contextlib.suppress(ConfigError):
+        parse_plan(text[:at_byte] + damage + text[at_byte + 1 :])
+
+
+def test_a_missing_file_says_where_it_was_looked_for(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "nowhere" / "plan.toml"
+    with pytest.raises(ConfigError) as caught:
+        read_plan(path)
+    assert caught.value.code == "file-unreadable"
+    assert str(path) in caught.value.expected
+
+
+def test_a_directory_is_no_plan(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(ConfigError, match="cannot read the plan"):
+        read_plan(tmp_path_factory.getbasetemp())
+
+
+def test_every_refusal_is_a_single_line() -> None:
+    error: CloisterError = refusal(put(plan_tree(), ("plan", "name"), "a\nb"))
+    assert "\n" not in str(error)
+
+
+def dotted(path: Path) -> str:
+    """Returns a path as messages show it: ``party[0].key``."""
+    text = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in path)
+    return text.removeprefix(".")

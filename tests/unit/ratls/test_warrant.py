@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.support.federation_in_memory import START
+
+from cloister.errors import VerificationError
+from cloister.ratls.certificate import CLOCK_TOLERANCE
+from cloister.ratls.identity import new_identity
+from cloister.ratls.warrant import (
+    Warrant,
+    WarrantTerms,
+    sign_warrant,
+    verify_warrant,
+)
+
+KEY = Ed25519PrivateKey.generate()
+TERMS = WarrantTerms(
+    run_id="blobs/a",
+    plan_hash=bytes(range(32)),
+    role="worker",
+    party="alice",
+    tls_key=new_identity().tls_spki,
+    epoch=3,
+    issued_at=int(START.timestamp()),
+    expires_at=int((START + timedelta(days=1)).timestamp()),
+)
+# One other value for everything a warrant is for.
+FOREIGN: dict[str, Any] = {
+    "run_id": "blobs/b",
+    "plan_hash": bytes(32),
+    "role": "server",
+    "party": "bob",
+    "tls_key": new_identity().tls_spki,
+}
+
+
+def verify(warrant: Warrant, *, at: datetime = START) -> WarrantTerms:
+    return verify_warrant(warrant, key=KEY.public_key(), wanted=TERMS, at=at)
+
+
+def refusal(warrant: Warrant, *, at: datetime = START) -> VerificationError:
+    with pytest.raises(VerificationError) as caught:
+        verify(warrant, at=at)
+    return caught.value
+
+
+def test_a_party_warrants_its_node() -> None:
+    assert verify(sign_warrant(TERMS, KEY)) == TERMS
+
+
+def test_a_warrant_by_another_key_is_refused() -> None:
+    forged = sign_warrant(TERMS, Ed25519PrivateKey.generate())
+    assert refusal(forged).code == "warrant-signature"
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_warrant_for_something_else_is_refused(name: str) -> None:
+    terms = msgspec.structs.replace(TERMS, **{name: FOREIGN[name]})
+    error = refusal(sign_warrant(terms, KEY))
+    assert error.code == "warrant-foreign"
+    assert name.replace("_", " ") in error.what
+
+
+@pytest.mark.parametrize("name", TERMS.__struct_fields__)
+def test_every_term_is_signed(name: str) -> None:
+    signed = sign_warrant(TERMS, KEY)
+    other = FOREIGN.get(name, getattr(TERMS, name))
+    if isinstance(other, int):
+        other += 1
+    altered = Warrant(
+        terms=msgspec.structs.replace(TERMS, **{name: other}),
+        signature=signed.signature,
+    )
+    assert refusal(altered).code == "warrant-signature"
+
+
+def test_terms_run_into_each_other_nowhere() -> None:
+    first = msgspec.structs.replace(TERMS, party="ab", run_id="c/d")
+    second = msgspec.structs.replace(TERMS, party="a", run_id="bc/d")
+    assert first.signed_bytes() != second.signed_bytes()
+
+
+def test_every_flipped_bit_of_the_signature_is_refused() -> None:
+    signed = sign_warrant(TERMS, KEY)
+    for bit in range(8 * 64):
+        signature = bytearray(signed.signature)
+        signature[bit // 8] ^= 1 << bit % 8
+        altered = Warrant(terms=TERMS, signature=bytes(signature))
+        assert refusal(altered).code == "warrant-signature"
+
+
+def test_a_warrant_holds_until_its_last_second() -> None:
+    warrant = sign_warrant(TERMS, KEY)
+    end = START + timedelta(days=1)
+    verify(warrant, at=end - timedelta(seconds=1))
+    assert refusal(warrant, at=end).code == "warrant-expired"
+
+
+def test_a_warrant_from_the_future_is_refused_beyond_the_tolerance() -> None:
+    warrant = sign_warrant(TERMS, KEY)
+    verify(warrant, at=START - CLOCK_TOLERANCE)
+    early = START - CLOCK_TOLERANCE - timedelta(seconds=1)
+    assert refusal(warrant, at=early).code == "warrant-expired"
+
+
+def test_a_warrant_that_ends_beyond_all_dates_is_no_accident() -> None:
+    endless = msgspec.structs.replace(TERMS, expires_at=2**53)
+    assert verify(sign_warrant(endless, KEY)).expires_at == 2**53
