@@ -13,6 +13,7 @@ from tests.support.meeting import Meeting, transcript_of
 from tests.support.plan_tree import measurement_of
 from tests.support.refusals import code_of
 
+from cloister.attestation.collateral_source import CollateralFiles
 from cloister.errors import AppraisalError
 from cloister.ratls.challenge import Answer, ClientProof
 from cloister.ratls.enrolment import Node
@@ -63,7 +64,11 @@ def test_a_root_that_the_plan_does_not_name_is_refused_even_if_configured(
     other_federation: Federation, server: Node, alice: Node
 ) -> None:
     """A host swaps the trust root's file; the plan's policy names the right one."""
-    misled = replace(server, root=other_federation.root.trust_root)
+    misled = replace(
+        server,
+        root=other_federation.root.trust_root,
+        collateral=CollateralFiles(other_federation.root.directory),
+    )
     foreign = replace(alice, platform=other_federation.platform("alice"))
     meeting = Meeting(misled, foreign)
     # The client pins nothing: it is in league with the host.

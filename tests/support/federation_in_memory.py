@@ -16,7 +16,11 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.plan_tree import WORKERS, measurement_of, plan_tree, toml_of
 
+from cloister.attestation.collateral_source import CollateralFiles
 from cloister.attestation.platforms.measurement import Measurement
+from cloister.attestation.platforms.simulated.collateral import (
+    write_simulated_collateral,
+)
 from cloister.attestation.platforms.simulated.platform import (
     SimulatedPlatform,
     load_simulated_platform,
@@ -92,6 +96,7 @@ class Federation:
                 party, identity.tls_spki, epoch=epoch, issued_at=clock()
             ),
             root=self.root.trust_root,
+            collateral=CollateralFiles(self.root.directory),
             clock=clock,
         )
 
@@ -143,6 +148,7 @@ def make_federation(directory: Path) -> Federation:
     """Makes a development root, a platform for every party, keys and a plan."""
     names = ("aggregator", *WORKERS)
     root = create_simulated_root(directory / "root", at=START - timedelta(days=30))
+    write_simulated_collateral(root, at=START - timedelta(days=1))
     for name in names:
         root.issue_platform(directory / name, name=name, at=START - timedelta(days=30))
     keys = {name: Ed25519PrivateKey.generate() for name in names}

@@ -9,7 +9,11 @@ from typing_extensions import override
 from cloister.attestation.evidence import HEADER_BYTES
 from cloister.attestation.platforms import Platform
 from cloister.attestation.platforms.simulated.platform import SimulatedPlatform
-from cloister.attestation.platforms.simulated.quotes import report_body, signed_quote
+from cloister.attestation.platforms.simulated.quotes import (
+    USUAL_FORMS,
+    report_body,
+    signed_quote,
+)
 from cloister.attestation.reports import Tee
 
 
@@ -74,7 +78,7 @@ class DebugPlatform(CountingPlatform):
         platform = self.inner
         body = bytearray(
             report_body(
-                tee=platform.tee,
+                form=USUAL_FORMS[platform.tee],
                 measurement=platform.measurement,
                 report_data=report_data,
             )

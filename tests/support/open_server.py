@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from examples.softmax.task import Softmax
 from tests.support.addresses import free_addresses
 from tests.support.plan_tree import CLASSES, FEATURES
 from tests.support.recorded_log import Event, read_events
-from tests.support.softmax_task import Softmax
 
 from cloister.cli.journal import open_journal
 from cloister.errors import ProtocolError

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.softmax.task import Softmax
 from tests.support.addresses import free_addresses
 from tests.support.plan_tree import CLASSES, FEATURES, WORKERS
 from tests.support.recorded_log import Event, read_events
 from tests.support.records_in_memory import clouds
-from tests.support.softmax_task import Softmax
 
 from cloister.cli.journal import open_journal
 from cloister.cli.output import error_object

@@ -23,9 +23,11 @@ _VERSION_TAG = 0xA0
 _EXTENSIONS_TAG = 0xA3
 _SERIAL, _ISSUER, _SUBJECT, _EXTENSIONS = 1, 3, 5, 7
 _BODY_LENGTH = 8
+_KNOWN_CRITICAL = frozenset({BASIC_CONSTRAINTS_OID, KEY_USAGE_OID})
 
 _DIGITAL_SIGNATURE = 0x80
 _KEY_CERT_SIGN = 0x04
+_CRL_SIGN = 0x02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ class CertificateBody:
         serial_number: Positive.
         is_ca: BasicConstraints' CA bit.
         signs_certificates: KeyUsage's keyCertSign bit.
+        signs_revocations: KeyUsage's cRLSign bit.
         signs_data: KeyUsage's digitalSignature bit.
         sgx_extension: Value of Intel's SGX extension; None where there is none.
     """
@@ -49,6 +52,7 @@ class CertificateBody:
     serial_number: int
     is_ca: bool
     signs_certificates: bool
+    signs_revocations: bool
     signs_data: bool
     sgx_extension: bytes | None
 
@@ -76,7 +80,9 @@ def parse_certificate_body(unverified_der: bytes) -> CertificateBody:
     serial_number = body[_SERIAL].integer()
     if serial_number <= 0:
         raise _malformed("serial number is not positive")
-    extensions = _extensions(body[_EXTENSIONS])
+    extensions = parse_extensions(
+        body[_EXTENSIONS], tag=_EXTENSIONS_TAG, known=_KNOWN_CRITICAL
+    )
     usage = _first_usage_bits(_required(extensions, KEY_USAGE_OID))
     return CertificateBody(
         common_name=_common_name(body[_SUBJECT]),
@@ -85,6 +91,7 @@ def parse_certificate_body(unverified_der: bytes) -> CertificateBody:
         serial_number=serial_number,
         is_ca=_is_ca(_required(extensions, BASIC_CONSTRAINTS_OID)),
         signs_certificates=bool(usage & _KEY_CERT_SIGN),
+        signs_revocations=bool(usage & _CRL_SIGN),
         signs_data=bool(usage & _DIGITAL_SIGNATURE),
         sgx_extension=extensions.get(SGX_EXTENSION_OID),
     )
@@ -106,9 +113,21 @@ def _common_name(name: Element) -> str:
     return values[0]
 
 
-def _extensions(wrapper: Element) -> dict[str, bytes]:
-    """Returns extension values by identifier."""
-    if wrapper.tag != _EXTENSIONS_TAG:
+def parse_extensions(
+    wrapper: Element, *, tag: int, known: frozenset[str]
+) -> dict[str, bytes]:
+    """Returns extension values by identifier, of a certificate or a revocation list.
+
+    Args:
+        wrapper: The element that holds them.
+        tag: The tag it must have.
+        known: Extensions that may be critical.
+
+    Raises:
+        VerificationError: If they are malformed, one comes twice, or an unknown one is
+            critical.
+    """
+    if wrapper.tag != tag:
         raise _malformed("extensions are not where they belong")
     values: dict[str, bytes] = {}
     for extension in parse_der(wrapper.content).children():
@@ -120,7 +139,7 @@ def _extensions(wrapper: Element) -> dict[str, bytes]:
         if oid in values:
             raise _malformed(f"extension {oid} comes twice")
         # RFC 5280 section 4.2: what is critical and not understood must be refused.
-        if critical and oid not in {BASIC_CONSTRAINTS_OID, KEY_USAGE_OID}:
+        if critical and oid not in known:
             raise _malformed(f"critical extension {oid} is unknown")
         values[oid] = members[-1].octets()
     return values

@@ -53,6 +53,40 @@ class Certificate:
         """The subject's common name."""
         return self.body.common_name
 
+    def check_named(self, phrase: str, *, step: int) -> None:
+        """Checks that the subject's common name says what it is for.
+
+        Each certificate has its own part to play, and its name says which. Without
+        this a PCK issued by the root itself, or one certificate in another's place,
+        would pass: their signatures are good.
+
+        Raises:
+            VerificationError: If the phrase is not in the name.
+        """
+        if phrase not in self.common_name:
+            raise _refused(
+                "certificate stands in another one's place",
+                code="certificate-name",
+                expected=f"a common name with '{phrase}'",
+                got=f"'{self.common_name}'",
+                step=step,
+            )
+
+    def check_end_entity(self, *, step: int) -> None:
+        """Checks that it may sign data, and no certificates.
+
+        Raises:
+            VerificationError: If it has another role.
+        """
+        body = self.body
+        if body.is_ca or body.signs_certificates or not body.signs_data:
+            raise _refused(
+                f"'{self.common_name}' has another role",
+                code="certificate-role",
+                expected="no CA, and KeyUsage digitalSignature without keyCertSign",
+                step=step,
+            )
+
     def check_issued_by(self, issuer: Certificate, *, step: int) -> None:
         """Checks that `issuer` may issue certificates and did issue this one.
 

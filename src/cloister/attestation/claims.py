@@ -11,6 +11,7 @@ from datetime import datetime
 
 from cloister.attestation.pck_extension import SgxType
 from cloister.attestation.reports import SgxAttributes, TdAttributes, Tee
+from cloister.attestation.tcb_status import TcbStatus
 from cloister.attestation.trust_root import RootKind
 
 
@@ -35,6 +36,7 @@ class TdxMeasurements:
     """What runs in a trust domain; byte strings as lower-case hex of full length.
 
     RTMR3 is extended by the workload itself: it is information, never sufficient.
+    `mrservicetd` and `tee_tcb_svn2` are of TD reports 1.5; None in 1.0.
     """
 
     mrtd: str
@@ -50,6 +52,8 @@ class TdxMeasurements:
     seam_attributes: str
     tee_tcb_svn: str
     xfam: int
+    mrservicetd: str | None
+    tee_tcb_svn2: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +65,28 @@ class Claims:
         quote_version: Format of the quote.
         measurements: What runs there.
         attributes: How it runs, decoded.
-        debug: Whether the host can look inside.
+        debug: Whether the host can look inside; for a trust domain, whether any bit
+            of the group is set that makes it untrusted, the debug bit among them.
         report_data: The 64 bytes that the quoted code chose.
         fmspc: Platform family, 12 upper-case hex digits.
         ppid: Platform's provisioning identifier, 32 lower-case hex digits.
         platform_instance_id: 32 lower-case hex digits; None where not stated.
         sgx_type: How the platform protects its memory.
+        dynamic_platform: Whether packages may be added; None where not stated.
+        cached_keys: Whether Intel keeps the platform's root keys; None likewise.
+        smt_enabled: Whether hyper-threads were on at certification; None likewise.
+        tcb_status: How current platform, TDX module and quoting enclave are together.
+        tcb_date: Date of the level that decides the status, aware, UTC: a platform
+            at this level is not known to be safe from what was published later.
+        advisory_ids: Intel's advisories that apply at this level, sorted.
+        tcb_evaluation_number: The smaller of the two that follow.
+        tcb_info_evaluation_number: Of the TCB info that was used.
+        qe_identity_evaluation_number: Of the QE identity that was used.
         root_kind: Kind of the root that the evidence was verified under.
         root_sha256: SHA-256 of that root, lower-case hex.
-        not_after: When the first thing that was checked expires, aware, UTC.
+        verified_at: The time that it was verified for, aware, UTC.
+        not_after: When the first thing that was checked expires, aware, UTC: a
+            certificate, a revocation list, the TCB info or the QE identity.
     """
 
     tee: Tee
@@ -82,18 +99,28 @@ class Claims:
     ppid: str
     platform_instance_id: str | None
     sgx_type: SgxType
+    dynamic_platform: bool | None
+    cached_keys: bool | None
+    smt_enabled: bool | None
+    tcb_status: TcbStatus
+    tcb_date: datetime
+    advisory_ids: tuple[str, ...]
+    tcb_evaluation_number: int
+    tcb_info_evaluation_number: int
+    qe_identity_evaluation_number: int
     root_kind: RootKind
     root_sha256: str
+    verified_at: datetime
     not_after: datetime
 
     @property
     def simulated(self) -> bool:
-        """Whether software under a development root made the evidence."""
+        """Whether anything but production hardware made the evidence."""
         return self.root_kind != "hardware"
 
     @property
     def root_name(self) -> str:
-        """The root as a policy names it: "hardware" or "simulated:sha256:<hex>"."""
+        """The root as a policy names it: "hardware" or "<kind>:sha256:<hex>"."""
         return (
             f"{self.root_kind}:sha256:{self.root_sha256}"
             if self.simulated

@@ -1,10 +1,13 @@
 """Quote bytes to `Evidence`: step 1 of verification, and nothing of the others.
 
-Follows Intel's `sgx_quote3_t` and `sgx_quote4_t`. Accepted now are SGX quotes of
-version 3 and TDX quotes of version 4, with certification data type 5 (a PEM chain),
-which in version 4 lies inside type 6. Other versions, bodies and certification types
-are refused by name: a form is added by an entry in `_BODIES`, `_CERTIFICATION` and
-`_KNOWN_VERSIONS`.
+Follows Intel's `sgx_quote3_t`, `sgx_quote4_t` and `sgx_quote5_t`. Accepted are
+
+- version 3: an SGX report;
+- version 4: an SGX report or a TD report 1.0;
+- version 5: an SGX report, a TD report 1.0 or 1.5, which a descriptor names;
+
+with certification data type 5 (a PEM chain), which from version 4 on lies inside type
+6. All else is refused by name.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from dataclasses import dataclass
 
 from cloister.attestation.reports import (
     SGX_REPORT_BYTES,
+    TD_REPORT_15_BYTES,
     TD_REPORT_BYTES,
     SgxReport,
     TdReport,
     Tee,
     parse_sgx_report,
     parse_td_report,
+    parse_td_report_15,
 )
 from cloister.errors import VerificationError
 
@@ -33,6 +38,10 @@ PUBLIC_KEY_BYTES = 64
 ECDSA_P256 = 2
 TEE_TYPE_SGX = 0x00
 TEE_TYPE_TDX = 0x81
+BODY_SGX = 1
+BODY_TD_10 = 2
+BODY_TD_15 = 3
+BODY_DESCRIPTOR_BYTES = 6
 INTEL_QE_VENDOR_ID = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 CERTIFICATION_PCK_CHAIN = 5
 CERTIFICATION_QE_REPORT = 6
@@ -53,14 +62,14 @@ class Evidence:
     """A quote taken apart. NOTHING in it is verified.
 
     Attributes:
-        version: Quote format, 3 or 4.
+        version: Quote format, 3, 4 or 5.
         tee: Kind of environment the quote says it comes from.
         qe_svn: Security version of the quoting enclave, as the header claims it.
         pce_svn: Security version of the certification enclave, likewise.
         qe_vendor_id: 16 bytes naming the quoting enclave's vendor.
         user_data: 20 bytes of the quoting enclave's choice.
         report: The body: what runs.
-        signed_bytes: Header and body, which `signature` covers.
+        signed_bytes: Header and body with its descriptor, which `signature` covers.
         signature: ECDSA P-256 by the attestation key, r||s, 64 bytes.
         attestation_key: Public key, x||y, 64 bytes.
         qe_report: The quoting enclave's own report.
@@ -94,13 +103,31 @@ class _Body:
     parse: Callable[[bytes], SgxReport | TdReport]
 
 
-# Body by (version, TEE type). Versions 4 and 5 with SGX bodies, and version 5 with its
-# body descriptor, are refused until they are here.
+_SGX_BODY = _Body(tee="sgx", size=SGX_REPORT_BYTES, parse=parse_sgx_report)
+_TD_BODY = _Body(tee="tdx", size=TD_REPORT_BYTES, parse=parse_td_report)
+_TD_15_BODY = _Body(tee="tdx", size=TD_REPORT_15_BYTES, parse=parse_td_report_15)
+
+# Body by (version, TEE type), where these say it all.
 _BODIES = {
-    (3, TEE_TYPE_SGX): _Body(tee="sgx", size=SGX_REPORT_BYTES, parse=parse_sgx_report),
-    (4, TEE_TYPE_TDX): _Body(tee="tdx", size=TD_REPORT_BYTES, parse=parse_td_report),
+    (3, TEE_TYPE_SGX): _SGX_BODY,
+    (4, TEE_TYPE_SGX): _SGX_BODY,
+    (4, TEE_TYPE_TDX): _TD_BODY,
 }
-_KNOWN_VERSIONS = (3, 4)
+# Body by (TEE type, body type), where a descriptor says it. Intel's headers have no
+# type above 3; others were seen to use 4 for a longer report.
+_DESCRIBED_BODIES = {
+    (TEE_TYPE_SGX, BODY_SGX): _SGX_BODY,
+    (TEE_TYPE_TDX, BODY_TD_10): _TD_BODY,
+    (TEE_TYPE_TDX, BODY_TD_15): _TD_15_BODY,
+}
+_BODY_NAMES = {
+    BODY_SGX: "SGX report",
+    BODY_TD_10: "TD report 1.0",
+    BODY_TD_15: "TD report 1.5",
+    4: "TD report 1.5 extended",
+}
+_DESCRIBED_VERSION = 5
+_KNOWN_VERSIONS = (3, 4, 5)
 
 
 def parse_evidence(unverified_quote: bytes) -> Evidence:
@@ -125,7 +152,13 @@ def parse_evidence(unverified_quote: bytes) -> Evidence:
     cursor = _Cursor(unverified_quote)
     header = cursor.take(HEADER_BYTES, "the header")
     version = _integer(header[0:2])
-    body = _body_form(header, version)
+    _check_header(header, version)
+    descriptor = (
+        cursor.take(BODY_DESCRIPTOR_BYTES, "the body descriptor")
+        if version == _DESCRIBED_VERSION
+        else b""
+    )
+    body = _body_form(_integer(header[4:8]), version, descriptor)
     body_bytes = cursor.take(body.size, "the report body")
     signature_data = cursor.take(
         cursor.integer(4, "signature length"), "signature data"
@@ -143,13 +176,13 @@ def parse_evidence(unverified_quote: bytes) -> Evidence:
     return Evidence(
         version=version,
         tee=body.tee,
-        # Version 4 has zeros where version 3 keeps these two.
+        # Later versions have zeros where version 3 keeps these two.
         qe_svn=_integer(header[8:10]),
         pce_svn=_integer(header[10:12]),
         qe_vendor_id=header[12:28],
         user_data=header[28:48],
         report=body.parse(body_bytes),
-        signed_bytes=header + body_bytes,
+        signed_bytes=header + descriptor + body_bytes,
         signature=signature,
         attestation_key=attestation_key,
         qe_report=parse_sgx_report(certification.qe_report_bytes),
@@ -168,7 +201,7 @@ class _Certification:
     pck_chain_pem: bytes
 
 
-def _body_form(header: bytes, version: int) -> _Body:
+def _check_header(header: bytes, version: int) -> None:
     if version not in _KNOWN_VERSIONS:
         raise _refused(
             "quote version is not accepted",
@@ -184,15 +217,6 @@ def _body_form(header: bytes, version: int) -> _Body:
             expected=f"{ECDSA_P256} (ECDSA P-256)",
             got=str(key_type),
         )
-    tee_type = _integer(header[4:8])
-    body = _BODIES.get((version, tee_type))
-    if body is None:
-        raise _refused(
-            f"TEE type is not accepted in a quote of version {version}",
-            code="quote-body-unsupported",
-            expected="SGX (0x0) in version 3, TDX (0x81) in version 4",
-            got=hex(tee_type),
-        )
     if header[12:28] != INTEL_QE_VENDOR_ID:
         raise _refused(
             "quoting enclave is of an unknown vendor",
@@ -200,11 +224,38 @@ def _body_form(header: bytes, version: int) -> _Body:
             expected=INTEL_QE_VENDOR_ID.hex(),
             got=header[12:28].hex(),
         )
+
+
+def _body_form(tee_type: int, version: int, descriptor: bytes) -> _Body:
+    """Finds the form of the body by the header and, in version 5, its descriptor."""
+    if not descriptor:
+        body = _BODIES.get((version, tee_type))
+        got = f"TEE type {tee_type:#x}"
+    else:
+        body_type = _integer(descriptor[0:2])
+        body = _DESCRIBED_BODIES.get((tee_type, body_type))
+        name = _BODY_NAMES.get(body_type, "unknown")
+        got = f"TEE type {tee_type:#x} with body type {body_type} ({name})"
+    if body is None:
+        raise _refused(
+            f"body is not accepted in a quote of version {version}",
+            code="quote-body-unsupported",
+            expected="an SGX report (TEE type 0x0) or, from version 4 on, a TD report "
+            "1.0 or 1.5 (TEE type 0x81)",
+            got=got,
+        )
+    if descriptor and _integer(descriptor[2:6]) != body.size:
+        raise _refused(
+            "body has another size than its type",
+            code="quote-body-size",
+            expected=f"{body.size} bytes",
+            got=f"{_integer(descriptor[2:6])} bytes",
+        )
     return body
 
 
 def _certification(cursor: _Cursor, version: int) -> _Certification:
-    """Reads what vouches for the attestation key; version 4 wraps it in type 6."""
+    """Reads what vouches for the attestation key; from version 4 on inside type 6."""
     if version >= 4:
         wrapped = _typed_data(cursor, CERTIFICATION_QE_REPORT)
         cursor = _Cursor(wrapped)

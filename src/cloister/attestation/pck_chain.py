@@ -28,11 +28,15 @@ class PckChain:
 
     Attributes:
         leaf: The PCK certificate.
+        ca: The CA that issued it.
+        anchor: The trusted root.
         platform: The platform it was issued to.
         not_after: When the first of the three certificates expires, aware.
     """
 
     leaf: Certificate
+    ca: Certificate
+    anchor: Certificate
     platform: PckExtension
     not_after: datetime
 
@@ -49,7 +53,7 @@ def verified_pck_chain(
     (2.5) All three are valid at this time, both ends.
     (2.6) The leaf names its platform in Intel's SGX extension.
 
-    Whether one is revoked is step 3, which is not done yet.
+    Whether one is revoked is step 3.
 
     Args:
         unverified_pem: The chain as the quote carries it.
@@ -62,16 +66,7 @@ def verified_pck_chain(
     # (2.1) Three certificates.
     leaf_der, ca_der, root_der = split_pem_chain(unverified_pem, step=2)
     # (2.2) The root in the quote serves only to be equal: trust comes from the caller.
-    if root_der != root.der:
-        raise VerificationError(
-            "evidence hangs from another root",
-            code="root-untrusted",
-            expected=root.name,
-            got=f"sha256:{hashlib.sha256(root_der).hexdigest()}",
-            remedy="the peer belongs to another deployment, or its hardware is "
-            "simulated where yours is not",
-            step=2,
-        )
+    check_trusted_root(root_der, what="evidence", root=root, step=2)
     anchor = parse_certificate(root_der, step=2)
     ca = parse_certificate(ca_der, step=2)
     leaf = parse_certificate(leaf_der, step=2)
@@ -81,8 +76,8 @@ def verified_pck_chain(
         (ca, CA_PHRASE),
         (leaf, PCK_PHRASE),
     ):
-        _require_phrase(certificate, phrase)
-    _require_end_entity(leaf)
+        certificate.check_named(phrase, step=2)
+    leaf.check_end_entity(step=2)
     _require_between(ca, anchor)
     # (2.4) Signatures, by issuers that may issue.
     anchor.check_issued_by(anchor, step=2)
@@ -101,24 +96,36 @@ def verified_pck_chain(
         )
     return PckChain(
         leaf=leaf,
+        ca=ca,
+        anchor=anchor,
         platform=parse_pck_extension(leaf.body.sgx_extension),
         not_after=min(it.not_after for it in (anchor, ca, leaf)),
     )
 
 
-def _require_phrase(certificate: Certificate, phrase: str) -> None:
-    """Each certificate has its own part to play, and its name says which.
+def check_trusted_root(
+    unverified_der: bytes, *, what: str, root: TrustRoot, step: int
+) -> None:
+    """Checks that the root of a chain is the trusted one, byte for byte.
 
-    Without this a PCK issued by the root itself, or a TCB signing certificate in a
-    PCK's place, would pass: their signatures are good.
+    Args:
+        unverified_der: The root as the chain carries it.
+        what: What hangs from it, for the error.
+        root: The one root that is accepted.
+        step: Number of the verification step it is checked for.
+
+    Raises:
+        VerificationError: If it is another one.
     """
-    if phrase not in certificate.common_name:
+    if unverified_der != root.der:
         raise VerificationError(
-            "certificate stands in another one's place",
-            code="certificate-name",
-            expected=f"a common name with '{phrase}'",
-            got=f"'{certificate.common_name}'",
-            step=2,
+            f"{what} hangs from another root",
+            code="root-untrusted",
+            expected=root.name,
+            got=f"sha256:{hashlib.sha256(unverified_der).hexdigest()}",
+            remedy="the peer belongs to another deployment, or its hardware is "
+            "simulated where yours is not",
+            step=step,
         )
 
 
@@ -130,15 +137,5 @@ def _require_between(ca: Certificate, anchor: Certificate) -> None:
             code="certificate-name",
             expected="a CA between PCK and root",
             got=f"'{ca.common_name}'",
-            step=2,
-        )
-
-
-def _require_end_entity(leaf: Certificate) -> None:
-    if leaf.body.is_ca or leaf.body.signs_certificates or not leaf.body.signs_data:
-        raise VerificationError(
-            "PCK certificate has another role",
-            code="certificate-role",
-            expected="no CA, and KeyUsage digitalSignature without keyCertSign",
             step=2,
         )

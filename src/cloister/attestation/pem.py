@@ -1,4 +1,4 @@
-"""A PEM chain of three certificates, read in one way only.
+"""A chain of certificates in PEM, read in one way only.
 
 Follows RFC 7468's strict form. Lenient readers pass over text between the blocks and
 accept several spellings of one value, so that bytes nobody signed could be changed.
@@ -14,7 +14,6 @@ from cloister.errors import VerificationError
 
 # Intel's chain is about 3.7 KB.
 MAX_CHAIN_PEM_BYTES = 16_384
-CHAIN_LENGTH = 3
 
 _BLOCK = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n"
@@ -24,13 +23,30 @@ _BLOCK = re.compile(
 
 
 def split_pem_chain(unverified_pem: bytes, *, step: int) -> tuple[bytes, bytes, bytes]:
-    """Returns the DER of leaf, CA and root.
+    """Returns the DER of leaf, CA and root; see `split_pem`.
+
+    Raises:
+        VerificationError: If there are not exactly three blocks of strict PEM.
+    """
+    leaf, ca, root = split_pem(unverified_pem, names=("leaf", "CA", "root"), step=step)
+    return leaf, ca, root
+
+
+def split_pem(
+    unverified_pem: bytes, *, names: tuple[str, ...], step: int
+) -> tuple[bytes, ...]:
+    """Returns the DER of each certificate of a chain.
 
     One reading only: nothing before, between or after the blocks except a final NUL,
     and base64 in its one canonical spelling, so that no bit can change unnoticed.
 
+    Args:
+        unverified_pem: The chain.
+        names: What each certificate of it is; their number is its length.
+        step: Number of the verification step it is read for.
+
     Raises:
-        VerificationError: If there are not exactly three blocks of strict PEM.
+        VerificationError: If there are not exactly so many blocks of strict PEM.
     """
     if len(unverified_pem) > MAX_CHAIN_PEM_BYTES:
         raise _malformed(f"chain is over {MAX_CHAIN_PEM_BYTES} bytes", step=step)
@@ -43,15 +59,15 @@ def split_pem_chain(unverified_pem: bytes, *, step: int) -> tuple[bytes, bytes, 
             raise _malformed("not PEM, or something stands beside it", step=step)
         ders.append(_base64_value(block[1], step=step))
         position = block.end()
-    if len(ders) != CHAIN_LENGTH:
+    if len(ders) != len(names):
         raise VerificationError(
             "certificate chain has the wrong length",
             code="certificate-chain-length",
-            expected="leaf, CA and root",
+            expected=f"{', '.join(names[:-1])} and {names[-1]}",
             got=f"{len(ders)} certificates",
             step=step,
         )
-    return ders[0], ders[1], ders[2]
+    return tuple(ders)
 
 
 def _base64_value(lines: bytes, *, step: int) -> bytes:
@@ -69,6 +85,6 @@ def _malformed(why: str, *, step: int) -> VerificationError:
     return VerificationError(
         f"malformed certificate chain: {why}",
         code="certificate-chain-malformed",
-        expected="three PEM blocks and nothing else",
+        expected="PEM blocks and nothing else",
         step=step,
     )

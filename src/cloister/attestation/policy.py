@@ -1,106 +1,53 @@
 """Appraisal: is genuine evidence what I want? Closed by default, hashed whole.
 
-A `Policy` is one role's table in the plan. It has no switch: every check below is done
-for every claim, an empty list of measurements is refused when the policy is made, and
-adding a field to a policy changes its hash.
+Every check below is done for every claim; what a policy accepts is said in it by name
+(`policy_schema`, `reference_values`). There is no switch that turns a check off and no
+clock: an age is measured at the time that the evidence was verified for.
+
+Not looked at, because it differs between hosts that are equally good or is covered by
+the collateral's own judgement: XFAM and XFRM (CET among them), CPUSVN and TEE_TCB_SVN,
+MISCSELECT, CONFIGID and what else a policy has no word for. `report_data` is the
+caller's: it proves for whom the evidence was made.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
+from datetime import timedelta
 
-import cbor2
-import msgspec
+from cloister.attestation.claims import Claims, TdxMeasurements
+from cloister.attestation.policy_schema import (
+    NO_SERVICE_TD,
+    OUT_OF_DATE,
+    Policy,
+    policy_sha256,
+)
+from cloister.attestation.reference_values import (
+    Pin,
+    Reference,
+    SgxExactReference,
+    SgxReference,
+    TdxReference,
+)
+from cloister.attestation.reports import TdAttributes
+from cloister.errors import AppraisalError
 
-from cloister.attestation.claims import Claims, SgxMeasurements, TdxMeasurements
-from cloister.errors import AppraisalError, ConfigError
+__all__ = [
+    "Check",
+    "Policy",
+    "SgxExactReference",
+    "SgxReference",
+    "TdxReference",
+    "TightenedVerdict",
+    "Verdict",
+    "appraise",
+    "appraise_tightened",
+    "examine",
+    "policy_sha256",
+]
 
-SGX_MEASUREMENT_HEX = 64
-TDX_MEASUREMENT_HEX = 96
-
-_ROOT = re.compile(r"hardware|simulated:sha256:[0-9a-f]{64}")
-_HASH_LABEL = "cloister policy 1"
-
-
-class SgxReference(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """One enclave that is accepted.
-
-    Attributes:
-        mr_enclave: 64 lower-case hex digits.
-
-    Raises:
-        ConfigError: If it is anything else.
-    """
-
-    mr_enclave: str
-
-    def __post_init__(self) -> None:
-        """Refuses a measurement that is not whole."""
-        _require_hex(self.mr_enclave, SGX_MEASUREMENT_HEX, "mr_enclave")
-
-
-class TdxReference(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """One trust domain that is accepted; all four registers must be equal.
-
-    Attributes:
-        mrtd: 96 lower-case hex digits, like the others.
-        rtmr0: Of the firmware's configuration.
-        rtmr1: Of the kernel and what starts it.
-        rtmr2: Of what the kernel was told to run.
-
-    Raises:
-        ConfigError: If any is anything else.
-    """
-
-    mrtd: str
-    rtmr0: str
-    rtmr1: str
-    rtmr2: str
-
-    def __post_init__(self) -> None:
-        """Refuses a measurement that is not whole."""
-        for name in self.__struct_fields__:
-            _require_hex(getattr(self, name), TDX_MEASUREMENT_HEX, name)
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one role's evidence must be, exactly as `[policy.ROLE]` in the plan.
-
-    Attributes:
-        root: "hardware", or "simulated:sha256:<64 lower-case hex digits>".
-        sgx: Enclaves that are accepted.
-        tdx: Trust domains that are accepted.
-
-    Raises:
-        ConfigError: If the root is not so named, or nothing would be accepted.
-    """
-
-    root: str
-    sgx: tuple[SgxReference, ...] = ()
-    tdx: tuple[TdxReference, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuses an unnamed root and an empty policy."""
-        if _ROOT.fullmatch(self.root) is None:
-            raise ConfigError(
-                "policy does not name a trust root",
-                code="policy-root",
-                expected="hardware, or simulated:sha256:<64 lower-case hex digits>",
-                got=repr(self.root),
-            )
-        if not (self.sgx or self.tdx):
-            raise ConfigError(
-                "policy accepts nothing",
-                code="policy-empty",
-                expected="at least one measurement under sgx or tdx",
-                remedy="`cloister measure PLAN` prints what a node will measure",
-            )
+# A refusal names this many accepted references; a page of hex helps nobody.
+_NAMED_REFERENCES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,21 +78,17 @@ class Verdict:
     checks: tuple[Check, ...]
 
 
-def policy_sha256(policy: Policy) -> str:
-    """Returns the hash of everything a policy says, as 64 lower-case hex digits.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TightenedVerdict:
+    """Genuine evidence that two policies accepted; made by `appraise_tightened`.
 
-    The order of a list does not change what is accepted and does not change the hash.
+    Attributes:
+        plan: Under the policy that everybody agreed on.
+        local: Under the party's own, which can only refuse more.
     """
-    lists = {
-        "sgx": sorted(_canonical(reference) for reference in policy.sgx),
-        "tdx": sorted(_canonical(reference) for reference in policy.tdx),
-    }
-    # Built from the struct itself: a field added later is in the hash by itself.
-    fields = {
-        name: lists.get(name, getattr(policy, name))
-        for name in policy.__struct_fields__
-    }
-    return hashlib.sha256(_canonical([_HASH_LABEL, fields])).hexdigest()
+
+    plan: Verdict
+    local: Verdict
 
 
 def appraise(claims: Claims, policy: Policy) -> Verdict:
@@ -154,18 +97,20 @@ def appraise(claims: Claims, policy: Policy) -> Verdict:
     Checks, all of them always done:
 
     1. the evidence is genuine under the root that the policy names, and no other;
-    2. the host cannot look inside (debug);
-    3. the measurement is one that the policy lists for this kind of environment.
+    2. the platform is one that the policy lists;
+    3. its TCB status is one that the policy lists, and not out of date for too long;
+    4. every advisory it is open to is one that the policy lists;
+    5. the collateral is not older than the policy asks for;
+    6. the host cannot look inside (debug);
+    7. TDX: the host cannot inject exceptions by taking pages away (SEPT_VE_DISABLE);
+    8. TDX: no service TD is bound that the policy does not list;
+    9. the measurement is one that the policy lists for this kind of environment.
 
     Raises:
         AppraisalError: If any check fails; its code is the first failing check's, its
             text names them all.
     """
-    outcomes = (
-        _check_root(claims, policy),
-        _check_debug(claims),
-        _check_measurement(claims, policy),
-    )
+    outcomes = examine(claims, policy)
     failures = [outcome for outcome in outcomes if isinstance(outcome, AppraisalError)]
     if failures:
         raise _all_of(failures) from failures[0]
@@ -173,6 +118,50 @@ def appraise(claims: Claims, policy: Policy) -> Verdict:
         claims=claims,
         policy_sha256=policy_sha256(policy),
         checks=tuple(outcome for outcome in outcomes if isinstance(outcome, Check)),
+    )
+
+
+def appraise_tightened(
+    claims: Claims, *, plan_policy: Policy, local_policy: Policy
+) -> TightenedVerdict:
+    """Returns both verdicts, if and only if both policies accept.
+
+    A party's own policy can so only tighten what the plan says: nothing in it makes the
+    plan's policy accept more.
+
+    Raises:
+        AppraisalError: If either refuses; the text names every failing check of both.
+    """
+    verdicts: list[Verdict] = []
+    refusals: list[AppraisalError] = []
+    for whose, policy in (
+        ("by the plan's policy", plan_policy),
+        ("by this party's own policy", local_policy),
+    ):
+        try:
+            verdicts.append(appraise(claims, policy))
+        except AppraisalError as refusal:
+            refusals.append(_said(refusal, whose))
+    if refusals:
+        raise _all_of(refusals) from refusals[0]
+    plan, local = verdicts
+    return TightenedVerdict(plan=plan, local=local)
+
+
+def examine(claims: Claims, policy: Policy) -> tuple[Check | AppraisalError, ...]:
+    """Returns the outcome of every check of `appraise`, for showing to people.
+
+    Whoever decides by it calls `appraise`.
+    """
+    return (
+        _check_root(claims, policy),
+        _check_platform(claims, policy),
+        _check_tcb_status(claims, policy),
+        _check_advisories(claims, policy),
+        _check_evaluation_number(claims, policy),
+        _check_debug(claims, policy),
+        *_trust_domain_checks(claims, policy),
+        _check_measurement(claims, policy),
     )
 
 
@@ -189,53 +178,210 @@ def _check_root(claims: Claims, policy: Policy) -> Check | AppraisalError:
     return Check(code="appraisal-root", reason=f"genuine under {claims.root_name}")
 
 
-def _check_debug(claims: Claims) -> Check | AppraisalError:
-    if claims.debug:
+def _check_platform(claims: Claims, policy: Policy) -> Check | AppraisalError:
+    code = "appraisal-platform"
+    if policy.platforms is None or policy.platforms == "any":
+        return Check(code=code, reason=f"any platform under {policy.root} is accepted")
+    identifiers = {"PPID": claims.ppid, "instance": claims.platform_instance_id}
+    for name, identifier in identifiers.items():
+        if identifier in policy.platforms:
+            return Check(code=code, reason=f"platform {name} {identifier} is listed")
+    return AppraisalError(
+        "the platform is not one that the policy lists",
+        code=code,
+        expected=" or ".join(policy.platforms[:_NAMED_REFERENCES]),
+        got=", ".join(f"{name} {it or 'none'}" for name, it in identifiers.items()),
+        remedy="ask the peer's host which machine this is; an instance ID changes when "
+        "the machine is registered again",
+    )
+
+
+def _check_tcb_status(claims: Claims, policy: Policy) -> Check | AppraisalError:
+    code, status, date = "appraisal-tcb-status", claims.tcb_status, claims.tcb_date
+    if status not in policy.tcb_statuses:
         return AppraisalError(
-            "the environment runs in debug mode: its host can read everything in it",
-            code="appraisal-debug",
-            expected="debug off",
-            got="debug on",
-            remedy="build and start it for production",
+            "the platform's TCB status is not one that the policy lists",
+            code=code,
+            expected=" or ".join(policy.tcb_statuses),
+            got=f"{status}, TCB level of {date:%Y-%m-%d}",
+            remedy="update the platform's firmware and configuration, or list the "
+            "status if the policy should accept it",
         )
-    return Check(code="appraisal-debug", reason="debug is off")
+    if status in OUT_OF_DATE:
+        ends = date + timedelta(days=policy.tcb_grace_days or 0)
+        if claims.verified_at > ends:
+            return AppraisalError(
+                "the platform has been out of date for longer than the policy allows",
+                code=code,
+                expected=f"verification by {ends:%Y-%m-%d}, {policy.tcb_grace_days} "
+                "days after its TCB level's date",
+                got=f"{status} on {claims.verified_at:%Y-%m-%d}, TCB level of "
+                f"{date:%Y-%m-%d}",
+                remedy="update the platform's firmware",
+            )
+        return Check(code=code, reason=f"{status} is accepted until {ends:%Y-%m-%d}")
+    return Check(code=code, reason=f"{status} is in the policy")
+
+
+def _check_advisories(claims: Claims, policy: Policy) -> Check | AppraisalError:
+    code, accepted = "appraisal-advisories", policy.accepted_advisories
+    if not claims.advisory_ids:
+        return Check(code=code, reason="the platform is open to no known advisory")
+    open_to = ", ".join(claims.advisory_ids)
+    if accepted == "any":
+        return Check(code=code, reason=f"any advisory is accepted: {open_to}")
+    unlisted = [it for it in claims.advisory_ids if it not in accepted]
+    if unlisted:
+        return AppraisalError(
+            "the platform is open to advisories that the policy does not list",
+            code=code,
+            expected=f"none but {', '.join(accepted)}" if accepted else "none",
+            got=", ".join(unlisted),
+            remedy="read them and update the platform, or list those that do not "
+            "matter here",
+        )
+    return Check(code=code, reason=f"each is in the policy: {open_to}")
+
+
+def _check_evaluation_number(claims: Claims, policy: Policy) -> Check | AppraisalError:
+    code = "appraisal-evaluation-number"
+    number, wanted = claims.tcb_evaluation_number, policy.min_tcb_evaluation_number
+    if number < wanted:
+        return AppraisalError(
+            "the evidence was judged by collateral that is too old for the policy",
+            code=code,
+            expected=f"TCB evaluation number {wanted} or higher",
+            got=str(number),
+            remedy="fetch newer collateral, if need be the early update",
+        )
+    return Check(code=code, reason=f"TCB evaluation number {number}, at least {wanted}")
+
+
+def _check_debug(claims: Claims, policy: Policy) -> Check | AppraisalError:
+    if not claims.debug:
+        return Check(code="appraisal-debug", reason="debug is off")
+    if policy.debug == "accepted-insecurely":
+        return Check(
+            code="appraisal-debug",
+            reason="debug is on and accepted: the host can read everything",
+        )
+    return AppraisalError(
+        "the environment runs in debug mode: its host can read everything in it",
+        code="appraisal-debug",
+        expected="debug off",
+        got="debug on",
+        remedy="build and start it for production",
+    )
+
+
+def _trust_domain_checks(
+    claims: Claims, policy: Policy
+) -> tuple[Check | AppraisalError, ...]:
+    if not (
+        isinstance(claims.attributes, TdAttributes)
+        and isinstance(claims.measurements, TdxMeasurements)
+    ):
+        return ()
+    return (
+        _check_sept_ve(claims.attributes, policy),
+        _check_service_td(claims.attributes, claims.measurements, policy),
+    )
+
+
+def _check_sept_ve(attributes: TdAttributes, policy: Policy) -> Check | AppraisalError:
+    code = "appraisal-sept-ve-disable"
+    if attributes.sept_ve_disable:
+        return Check(code=code, reason="SEPT_VE_DISABLE is on")
+    if policy.sept_ve_disable == "any":
+        return Check(code=code, reason="SEPT_VE_DISABLE is off and accepted")
+    return AppraisalError(
+        "the host can inject exceptions into the trust domain by taking pages away",
+        code=code,
+        expected="SEPT_VE_DISABLE on",
+        got="SEPT_VE_DISABLE off",
+        remedy="start the domain with sept-ve-disable=on",
+    )
+
+
+def _check_service_td(
+    attributes: TdAttributes, measured: TdxMeasurements, policy: Policy
+) -> Check | AppraisalError:
+    code = "appraisal-service-td"
+    # A report of version 1.0 has no place for it: it is made where none is bound.
+    bound = measured.mrservicetd or NO_SERVICE_TD
+    if bound not in policy.mrservicetd:
+        return AppraisalError(
+            "a service TD is bound that the policy does not list",
+            code=code,
+            expected=" or ".join(
+                f"MRSERVICETD {it}" for it in policy.mrservicetd[:_NAMED_REFERENCES]
+            ),
+            got=f"MRSERVICETD {bound}",
+            remedy="a service TD can reach into the domain: start it without, or list "
+            "the one that is trusted",
+        )
+    # Only a service TD can move a domain; one that may be moved must name its mover.
+    if attributes.migratable and bound == NO_SERVICE_TD:
+        return AppraisalError(
+            "the trust domain may be moved to another machine by nobody knows whom",
+            code=code,
+            expected="MIGRATABLE off, or on with a listed MRSERVICETD",
+            got="MIGRATABLE on, no MRSERVICETD",
+            remedy="start the domain without migration",
+        )
+    return Check(
+        code=code,
+        reason="no service TD is bound"
+        if bound == NO_SERVICE_TD
+        else f"MRSERVICETD {bound} is in the policy",
+    )
 
 
 def _check_measurement(claims: Claims, policy: Policy) -> Check | AppraisalError:
-    measured, accepted, got = _measured_against(claims.measurements, policy)
-    if measured not in accepted:
-        return AppraisalError(
-            "the peer runs other code than the policy accepts",
-            code="appraisal-measurement",
-            expected=" or ".join(map(_in_words, accepted))
-            or f"no {claims.tee} environment at all",
-            got=got,
-            remedy="compare task.py and the installed packages with the other parties; "
-            "`cloister measure PLAN` prints what this machine runs",
-        )
-    return Check(code="appraisal-measurement", reason=f"{got} is in the policy")
-
-
-def _measured_against(
-    measurements: SgxMeasurements | TdxMeasurements, policy: Policy
-) -> tuple[msgspec.Struct, tuple[msgspec.Struct, ...], str]:
-    """Returns the measured reference, the accepted ones, and the first in words."""
-    measured: SgxReference | TdxReference
-    if isinstance(measurements, SgxMeasurements):
-        measured = SgxReference(mr_enclave=measurements.mr_enclave)
-        return measured, policy.sgx, _in_words(measured)
-    measured = TdxReference(
-        mrtd=measurements.mrtd,
-        rtmr0=measurements.rtmr0,
-        rtmr1=measurements.rtmr1,
-        rtmr2=measurements.rtmr2,
+    accepted, measured = policy.references(claims.tee), claims.measurements
+    for reference in accepted:
+        if all(pin.holds(measured) for pin in reference.pins()):
+            return Check(
+                code="appraisal-measurement",
+                reason=f"{_in_words(reference.pins())} is in the policy",
+            )
+    return AppraisalError(
+        "the peer runs other code than the policy accepts",
+        code="appraisal-measurement",
+        expected=_alternatives(accepted) or f"no {claims.tee} environment at all",
+        got=", ".join(f"{name} {getattr(measured, name)}" for name in _asked(accepted))
+        or f"an {claims.tee} environment",
+        remedy="compare task.py and the installed packages with the other parties; "
+        "`cloister measure PLAN` prints what this machine runs",
     )
-    return measured, policy.tdx, _in_words(measured)
 
 
-def _in_words(reference: msgspec.Struct) -> str:
+def _asked(accepted: tuple[Reference, ...]) -> tuple[str, ...]:
+    """Returns the names that any reference asks for, in order, each once."""
+    names = (pin.name for reference in accepted for pin in reference.pins())
+    return tuple(dict.fromkeys(names))
+
+
+def _alternatives(accepted: tuple[Reference, ...]) -> str:
+    named = " or ".join(_in_words(it.pins()) for it in accepted[:_NAMED_REFERENCES])
+    more = len(accepted) - _NAMED_REFERENCES
+    return f"{named} or one of {more} more" if more > 0 else named
+
+
+def _in_words(pins: tuple[Pin, ...]) -> str:
     return ", ".join(
-        f"{name} {getattr(reference, name)}" for name in reference.__struct_fields__
+        f"{pin.name} {'' if pin.relation == 'is' else 'at least '}{pin.value}"
+        for pin in pins
+    )
+
+
+def _said(refusal: AppraisalError, whose: str) -> AppraisalError:
+    return AppraisalError(
+        f"{whose}: {refusal.what}",
+        code=refusal.code,
+        expected=refusal.expected,
+        got=refusal.got,
+        remedy=refusal.remedy,
     )
 
 
@@ -247,17 +393,3 @@ def _all_of(failures: list[AppraisalError]) -> AppraisalError:
         got="; ".join(failure.got for failure in failures),
         remedy="; ".join(failure.remedy for failure in failures),
     )
-
-
-def _canonical(value: object) -> bytes:
-    return cbor2.dumps(msgspec.to_builtins(value), canonical=True)
-
-
-def _require_hex(text: str, digits: int, name: str) -> None:
-    if re.fullmatch(f"[0-9a-f]{{{digits}}}", text) is None:
-        raise ConfigError(
-            f"{name} is not a whole measurement",
-            code="policy-measurement",
-            expected=f"{digits} lower-case hex digits",
-            got=repr(text),
-        )

@@ -1,12 +1,14 @@
 """The body of a quote: an SGX report or a TD report, byte for byte.
 
 Follows Intel's SGX DCAP ECDSA Quote Library API and TDX DCAP Quoting Library API
-(`sgx_report_body_t`, `sgx_report2_body_t`), all integers little endian. Nothing here
-is verified; reserved bytes are not looked at, for the quote's signature covers them.
+(`sgx_report_body_t`, `sgx_report2_body_t`, `sgx_report2_body_v1_5_t`), all integers
+little endian. Nothing here is verified; reserved bytes are not looked at, for the
+quote's signature covers them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +20,7 @@ Tee = Literal["sgx", "tdx"]
 REPORT_DATA_BYTES = 64
 SGX_REPORT_BYTES = 384
 TD_REPORT_BYTES = 584
+TD_REPORT_15_BYTES = 648
 
 SGX_FLAG_INIT = 1 << 0
 SGX_FLAG_DEBUG = 1 << 1
@@ -38,6 +41,8 @@ TD_FLAGS_UNTRUSTED = 0xFF
 
 SGX_LAYOUT = struct.Struct("<16sI12x16sQQ32s32x32s32x64sHHH42x16s64s")
 TD_LAYOUT = struct.Struct("<16s48s48s8sQQ48s48s48s48s48s48s48s48s64s")
+# What report 1.5 has after the fields of 1.0: TEE_TCB_SVN_2 and MRSERVICETD.
+TD_15_LAYOUT = struct.Struct("<16s48s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +149,10 @@ class SgxReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdReport:
-    """A TD report body, version 1.0; named as in Intel's `sgx_report2_body_t`."""
+    """A TD report body, named as in Intel's `sgx_report2_body_t`.
+
+    The last two are of version 1.5; None in 1.0.
+    """
 
     tee_tcb_svn: bytes
     mrseam: bytes
@@ -161,6 +169,8 @@ class TdReport:
     rtmr2: bytes
     rtmr3: bytes
     report_data: bytes
+    tee_tcb_svn2: bytes | None = None
+    mrservicetd: bytes | None = None
 
 
 def parse_sgx_report(unverified_body: bytes) -> SgxReport:
@@ -231,6 +241,24 @@ def parse_td_report(unverified_body: bytes) -> TdReport:
         rtmr2=fields[12],
         rtmr3=fields[13],
         report_data=fields[14],
+    )
+
+
+def parse_td_report_15(unverified_body: bytes) -> TdReport:
+    """Returns the fields of a TD report body 1.5; believes none of them.
+
+    Args:
+        unverified_body: Exactly 648 bytes.
+
+    Raises:
+        VerificationError: If the length is another one (step 1).
+    """
+    _require_length(unverified_body, TD_REPORT_15_BYTES, "a TD report body 1.5")
+    tee_tcb_svn2, mrservicetd = TD_15_LAYOUT.unpack(unverified_body[TD_REPORT_BYTES:])
+    return dataclasses.replace(
+        parse_td_report(unverified_body[:TD_REPORT_BYTES]),
+        tee_tcb_svn2=tee_tcb_svn2,
+        mrservicetd=mrservicetd,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 from cloister.attestation.certificates import parse_certificate
 from cloister.errors import ConfigError, VerificationError
 
-RootKind = Literal["hardware", "simulated"]
+RootKind = Literal["hardware", "preproduction", "simulated"]
 
 # SHA-256 of the DER of "Intel SGX Root CA", valid 2018-05-21 .. 2049-12-31.
 INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
@@ -26,7 +26,8 @@ class TrustRoot:
     """A root certificate and its kind; the two can only come together rightly.
 
     Attributes:
-        kind: "hardware" for Intel's root and nothing else; otherwise "simulated".
+        kind: "hardware" for Intel's root and nothing else; otherwise "preproduction" or
+            "simulated", as the caller says.
         der: The certificate's exact bytes.
 
     Raises:
@@ -37,13 +38,13 @@ class TrustRoot:
     der: bytes
 
     def __post_init__(self) -> None:
-        """Refuses any root but Intel's as hardware, and Intel's as simulated."""
+        """Refuses any root but Intel's as hardware, and Intel's as anything else."""
         if (self.kind == "hardware") != (self.sha256 == INTEL_ROOT_SHA256):
             raise ConfigError(
                 f"root certificate is not of the kind '{self.kind}'",
                 code="root-kind",
                 expected=f"SHA-256 {INTEL_ROOT_SHA256} for hardware, another one for "
-                "simulated",
+                "any other kind",
                 got=self.sha256,
                 remedy="Intel's root is built in; a development root is never hardware",
             )
@@ -55,7 +56,7 @@ class TrustRoot:
 
     @property
     def name(self) -> str:
-        """How a policy names this root: "hardware" or "simulated:sha256:<hex>"."""
+        """How a policy names this root: "hardware" or "<kind>:sha256:<hex>"."""
         return (
             "hardware"
             if self.kind == "hardware"
@@ -81,6 +82,21 @@ def intel_trust_root() -> TrustRoot:
     return TrustRoot(kind="hardware", der=der)
 
 
+def preproduction_trust_root(der: bytes) -> TrustRoot:
+    """Returns a root of Intel's for machines that are not for sale; never hardware.
+
+    Such machines prove nothing about confidentiality; a policy names their root by its
+    hash, and claims under it count as simulated.
+
+    Args:
+        der: A self-signed CA certificate.
+
+    Raises:
+        ConfigError: If it is Intel's production root, or no self-signed CA certificate.
+    """
+    return _other_root("preproduction", der)
+
+
 def simulated_trust_root(der: bytes) -> TrustRoot:
     """Returns a development root; never a hardware one, and never Intel's.
 
@@ -90,14 +106,18 @@ def simulated_trust_root(der: bytes) -> TrustRoot:
     Raises:
         ConfigError: If it is Intel's root, or no self-signed CA certificate.
     """
+    return _other_root("simulated", der)
+
+
+def _other_root(kind: Literal["preproduction", "simulated"], der: bytes) -> TrustRoot:
     try:
         certificate = parse_certificate(der, step=2)
         certificate.check_issued_by(certificate, step=2)
     except VerificationError as error:
         raise ConfigError(
-            f"development root cannot be used: {error.what}",
+            f"{kind} root cannot be used: {error.what}",
             code="root-malformed",
             expected="a self-signed CA certificate in DER",
-            remedy="make a new one with `cloister init`",
+            remedy="`cloister init` makes a simulated one",
         ) from error
-    return TrustRoot(kind="simulated", der=der)
+    return TrustRoot(kind=kind, der=der)

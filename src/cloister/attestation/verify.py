@@ -12,50 +12,47 @@
  9. Quote signature over header and body by the attestation key.
 10. TCB level and its convergence with the module's and the QE's.
 
-Step 1 is `evidence.parse_evidence`, step 2 `pck_chain.verified_pck_chain`; steps 7 and
-9 are here.
+`docs/spec/verification.md` says what each of them implies. Step 1 is
+`evidence.parse_evidence`; the others are called here, in this order, and none can be
+left out. Nothing is fetched: collateral, root and time are arguments.
 
-Steps 3, 4, 5, 6, 8 and 10 need Intel's collateral and are NOT done yet: a revoked
-platform, an outdated one, or a quoting enclave that Intel did not write is not noticed.
-Until they are, evidence under the hardware root proves that a key certified by Intel
-signed the QE report, and no more; under a simulated root nothing more could be proved.
-
-Whether the claims are wanted (measurement, debug, which root) is `policy.appraise`.
+Whether the claims are wanted (measurement, debug, TCB status, which root) is
+`policy.appraise`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
 
-from cloister.attestation.certificates import Certificate
 from cloister.attestation.claims import Claims, SgxMeasurements, TdxMeasurements
+from cloister.attestation.collateral import Collateral
 from cloister.attestation.evidence import Evidence
 from cloister.attestation.pck_chain import PckChain, verified_pck_chain
+from cloister.attestation.quoting_enclave import check_qe_report, matched_qe_level
 from cloister.attestation.reports import SgxReport, TdReport
+from cloister.attestation.revocation import check_revocation
+from cloister.attestation.signatures import check_signature
+from cloister.attestation.signed_collateral import check_signed_collateral
+from cloister.attestation.tcb_info import TcbInfo
+from cloister.attestation.tcb_level import TcbVerdict, concluded_tcb
+from cloister.attestation.tdx_module import checked_tdx_module
 from cloister.attestation.trust_root import TrustRoot
 from cloister.errors import VerificationError
 
-_COORDINATE_BYTES = 32
 
-
-def verify_evidence(evidence: Evidence, *, root: TrustRoot, at: datetime) -> Claims:
+def verify_evidence(
+    evidence: Evidence, *, collateral: Collateral, root: TrustRoot, at: datetime
+) -> Claims:
     """Returns what the evidence says, if it is genuine under `root` at `at`.
 
-    1. Format: done by `parse_evidence`, which made the evidence.
-    2. PCK chain.
-    7. QE report.
-    9. Quote signature.
-
-    Steps 3, 4, 5, 6, 8 and 10 are not done; see the top of this file.
+    Does steps 2 to 10; step 1 was done by `parse_evidence`, which made the evidence.
 
     Args:
         evidence: A parsed quote.
+        collateral: What Intel's services say of its platform; parsed, unverified. It
+            may come from anybody, the prover included.
         root: The one root that is accepted.
         at: The time to verify for, aware.
 
@@ -67,35 +64,63 @@ def verify_evidence(evidence: Evidence, *, root: TrustRoot, at: datetime) -> Cla
         raise ValueError("at must be aware of its time zone")
     # (2) PCK chain to the trusted root.
     chain = verified_pck_chain(evidence.pck_chain_pem, root=root, at=at)
+    # (3) Nothing in it is revoked.
+    lists_end = check_revocation(collateral, chain=chain, root=root, at=at)
+    # (4) TCB info and QE identity are signed and in date.
+    documents_end = check_signed_collateral(
+        collateral, anchor=chain.anchor, root=root, at=at
+    )
+    # (5) TCB info is for this platform.
+    _check_tcb_info_is_for(evidence, chain, collateral.tcb_info)
+    # (6) TDX module.
+    module = (
+        checked_tdx_module(evidence.report, collateral.tcb_info)
+        if isinstance(evidence.report, TdReport)
+        else None
+    )
     # (7) QE report: signed by the PCK, binding the attestation key.
-    _check_qe_report(evidence, pck=chain.leaf)
+    check_qe_report(evidence, pck=chain.leaf)
+    # (8) QE report against the QE identity.
+    qe_level = matched_qe_level(evidence, collateral.qe_identity)
     # (9) Quote signature by the attestation key.
     _check_quote_signature(evidence)
-    return _claims(evidence, chain=chain, root=root)
-
-
-def _check_qe_report(evidence: Evidence, *, pck: Certificate) -> None:
-    """Step 7."""
-    _check_signature(
-        pck.public_key,
-        signature=evidence.qe_signature,
-        signed=evidence.qe_report_bytes,
-        what="QE report is not signed by the PCK",
-        code="qe-report-signature",
-        step=7,
+    # (10) TCB level, converged.
+    tcb = concluded_tcb(
+        evidence.report,
+        platform=chain.platform,
+        tcb_info=collateral.tcb_info,
+        module=module,
+        qe_level=qe_level,
     )
-    digest = hashlib.sha256(evidence.attestation_key + evidence.qe_auth).digest()
-    # Intel's library looks at the first half only; zeros are what every quoting
-    # enclave writes after it, and a second reading of this field helps nobody.
-    expected = digest + bytes(len(evidence.qe_report.report_data) - len(digest))
-    if evidence.qe_report.report_data != expected:
-        raise VerificationError(
-            "QE report does not bind the attestation key",
-            code="qe-report-binding",
-            expected=expected.hex(),
-            got=evidence.qe_report.report_data.hex(),
-            step=7,
-        )
+    return _claims(
+        evidence,
+        chain=chain,
+        collateral=collateral,
+        tcb=tcb,
+        root=root,
+        validity=(at, min(chain.not_after, lists_end, documents_end)),
+    )
+
+
+def _check_tcb_info_is_for(
+    evidence: Evidence, chain: PckChain, tcb_info: TcbInfo
+) -> None:
+    """Step 5."""
+    platform = chain.platform
+    for what, code, expected, got in (
+        ("TEE", "tcb-info-tee", evidence.tee, tcb_info.tee),
+        ("FMSPC", "tcb-info-fmspc", platform.fmspc.hex(), tcb_info.fmspc.hex()),
+        ("PCEID", "tcb-info-pceid", platform.pce_id.hex(), tcb_info.pce_id.hex()),
+    ):
+        if got != expected:
+            raise VerificationError(
+                f"TCB info is for another {what}",
+                code=code,
+                expected=expected,
+                got=got,
+                remedy="fetch the collateral of this platform",
+                step=5,
+            )
 
 
 def _check_quote_signature(evidence: Evidence) -> None:
@@ -108,7 +133,7 @@ def _check_quote_signature(evidence: Evidence) -> None:
         raise VerificationError(
             "attestation key is no point of P-256", code="attestation-key", step=9
         ) from error
-    _check_signature(
+    check_signature(
         key,
         signature=evidence.signature,
         signed=evidence.signed_bytes,
@@ -118,26 +143,21 @@ def _check_quote_signature(evidence: Evidence) -> None:
     )
 
 
-def _check_signature(
-    key: ec.EllipticCurvePublicKey,
+def _claims(
+    evidence: Evidence,
     *,
-    signature: bytes,
-    signed: bytes,
-    what: str,
-    code: str,
-    step: int,
-) -> None:
-    r = int.from_bytes(signature[:_COORDINATE_BYTES], "big")
-    s = int.from_bytes(signature[_COORDINATE_BYTES:], "big")
-    try:
-        key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(SHA256()))
-    except InvalidSignature as error:
-        raise VerificationError(what, code=code, step=step) from error
-
-
-def _claims(evidence: Evidence, *, chain: PckChain, root: TrustRoot) -> Claims:
+    chain: PckChain,
+    collateral: Collateral,
+    tcb: TcbVerdict,
+    root: TrustRoot,
+    validity: tuple[datetime, datetime],
+) -> Claims:
     platform = chain.platform
     instance = platform.platform_instance_id
+    numbers = (
+        collateral.tcb_info.evaluation_number,
+        collateral.qe_identity.evaluation_number,
+    )
     return Claims(
         tee=evidence.tee,
         quote_version=evidence.version,
@@ -149,9 +169,19 @@ def _claims(evidence: Evidence, *, chain: PckChain, root: TrustRoot) -> Claims:
         ppid=platform.ppid.hex(),
         platform_instance_id=None if instance is None else instance.hex(),
         sgx_type=platform.sgx_type,
+        dynamic_platform=platform.dynamic_platform,
+        cached_keys=platform.cached_keys,
+        smt_enabled=platform.smt,
+        tcb_status=tcb.status,
+        tcb_date=tcb.date,
+        advisory_ids=tcb.advisory_ids,
+        tcb_evaluation_number=min(numbers),
+        tcb_info_evaluation_number=numbers[0],
+        qe_identity_evaluation_number=numbers[1],
         root_kind=root.kind,
         root_sha256=root.sha256,
-        not_after=chain.not_after.astimezone(UTC),
+        verified_at=validity[0].astimezone(UTC),
+        not_after=validity[1].astimezone(UTC),
     )
 
 
@@ -183,4 +213,10 @@ def _measurements(report: SgxReport | TdReport) -> SgxMeasurements | TdxMeasurem
         seam_attributes=report.seam_attributes.hex(),
         tee_tcb_svn=report.tee_tcb_svn.hex(),
         xfam=report.xfam,
+        mrservicetd=_hex(report.mrservicetd),
+        tee_tcb_svn2=_hex(report.tee_tcb_svn2),
     )
+
+
+def _hex(data: bytes | None) -> str | None:
+    return None if data is None else data.hex()

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 import cloister.workloads
+from cloister.attestation.collateral_source import collateral_file_name
 from cloister.attestation.platforms.measurement import (
     measure_installation,
     node_measurement,
@@ -39,6 +40,7 @@ from cloister.storage.raw_shard import digest_raw_shard
 from cloister.workloads.shards import split_cifar, write_digit_shards
 
 SERVER = "aggregator"
+TEES: tuple[Tee, ...] = ("sgx", "tdx")
 _IMAGE_TASK = Path(cloister.workloads.__file__).parent / "image_classification.py"
 
 DIGITS = Recipe(
@@ -153,6 +155,7 @@ def _fill(
     root = create_simulated_root(draft / "insecure-simulated-root", at=at)
     (draft / "trust-root.der").write_bytes(root.trust_root.der)
     write_simulated_collateral(root, at=at)
+    _publish_collateral(draft)
     names = [(SERVER, order.server_tee), *order.workers]
     for name, _ in names:
         party = draft / "parties" / name
@@ -209,6 +212,16 @@ def _fill(
                 training=training,
                 with_data=name != SERVER,
             )
+        )
+
+
+def _publish_collateral(draft: Path) -> None:
+    """Copies what the root signed to where nodes look; the root's keys stay apart."""
+    (draft / "collateral").mkdir()
+    for tee in TEES:
+        name = collateral_file_name(tee)
+        shutil.copyfile(
+            draft / "insecure-simulated-root" / name, draft / "collateral" / name
         )
 
 

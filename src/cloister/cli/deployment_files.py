@@ -177,6 +177,9 @@ kind = "simulated-{tee}"             # software that protects nothing: for tryin
 directory = "insecure-simulated-platform"
 trust_root = "../../trust-root.der"
 
+[collateral]                         # about peers' platforms; verified each time
+directory = "../../collateral"
+
 [addresses]                          # the server listens here, workers call here
 enrolment = "{enrolment}"
 training = "{training}"

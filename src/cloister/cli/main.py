@@ -24,7 +24,10 @@ COMMANDS = {
     "init": "Write a deployment to edit.",
     "measure": "Print what a node of each role would measure.",
     "model": "Open a sealed model.",
+    "pccs": "Serve a deployment's simulated collateral.",
     "plan": "Check a plan, or show it in words.",
+    "policy": "Say what a policy accepts, or write one.",
+    "quote": "Show a quote, or verify it.",
     "run": "Start all nodes of a plan on this machine.",
     "server": "Start the server node of a plan.",
     "worker": "Start one party's worker node.",
@@ -64,9 +67,9 @@ def main() -> NoReturn:
     """Runs the command line and exits with a documented code."""
     as_json = "--json" in sys.argv[1:]
     try:
-        cloister.main(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        # click returns the status of a command that ends with `click.exceptions.Exit`;
+        # all others return None.
+        ended: object = cloister.main(standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(ExitCode.INTERRUPTED)
@@ -81,7 +84,7 @@ def main() -> NoReturn:
     except Exception as error:  # noqa: BLE001 - the process edge
         _show_bug(error)
         sys.exit(ExitCode.INTERNAL)
-    sys.exit(ExitCode.OK)
+    sys.exit(ended if isinstance(ended, int) else ExitCode.OK)
 
 
 def _show_bug(error: Exception) -> None:

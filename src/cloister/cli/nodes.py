@@ -15,7 +15,18 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from cloister.attestation.collateral_source import (
+    CollateralFiles,
+    CollateralSource,
+    collateral_for_evidence,
+)
 from cloister.attestation.evidence import parse_evidence
+from cloister.attestation.pcs import (
+    INTEL_PCS,
+    CollateralService,
+    PcsClient,
+    PcsSettings,
+)
 from cloister.attestation.platforms.measurement import (
     measure_installation,
     node_measurement,
@@ -25,7 +36,7 @@ from cloister.attestation.platforms.simulated.platform import (
     SimulatedPlatform,
     load_simulated_platform,
 )
-from cloister.attestation.policy import appraise
+from cloister.attestation.policy import Policy, appraise
 from cloister.attestation.reports import Tee
 from cloister.attestation.trust_root import TrustRoot, simulated_trust_root
 from cloister.attestation.verify import verify_evidence
@@ -149,7 +160,8 @@ async def build_node(
     root = _read_root(place)
     identity = new_identity()
     digest = plan_hash(plan)
-    _warn_if_refusable(platform, root, plan, role, log)
+    collateral = _collateral_source(place, root)
+    _warn_if_refusable(platform, root, collateral, plan.policy_for(role), log)
     task = await asyncio.to_thread(
         load_task,
         source,
@@ -180,6 +192,7 @@ async def build_node(
         platform=platform,
         warrant=warrant,
         root=root,
+        collateral=collateral,
         clock=utc_now,
     )
     return node, task
@@ -226,18 +239,42 @@ def _read_root(place: Place) -> TrustRoot:
     return root
 
 
+def _collateral_source(place: Place, root: TrustRoot) -> CollateralSource:
+    section = place.site.collateral
+    if section.directory is not None:
+        return CollateralFiles(place.at_site(section.directory))
+    if section.pccs is None or section.cache is None:
+        raise RuntimeError("the site file was read without its checks")
+    return PcsClient(
+        PcsSettings(
+            service=INTEL_PCS
+            if section.pccs == "intel"
+            else CollateralService(address=section.pccs),
+            ca_file=place.at_site(section.ca_file) if section.ca_file else None,
+        ),
+        root=root,
+        cache_directory=place.at_site(section.cache),
+        clock=utc_now,
+    )
+
+
 def _warn_if_refusable(
     platform: SimulatedPlatform,
     root: TrustRoot,
-    plan: Plan,
-    role: Role,
+    collateral: CollateralSource,
+    policy: Policy,
     log: FilteringBoundLogger,
 ) -> None:
     """Says early what the peers will say; the peers decide, not this."""
     try:
         evidence = parse_evidence(platform.quote(bytes(64)))
-        claims = verify_evidence(evidence, root=root, at=utc_now())
-        appraise(claims, plan.policy_for(role))
+        claims = verify_evidence(
+            evidence,
+            collateral=collateral_for_evidence(evidence, source=collateral),
+            root=root,
+            at=utc_now(),
+        )
+        appraise(claims, policy)
     except VerificationError as error:
         log.warning("own-evidence-unwanted", code=error.code, reason=str(error))
 

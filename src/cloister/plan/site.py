@@ -49,6 +49,42 @@ class PlatformSection(
     trust_root: PathText
 
 
+class CollateralSection(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """``[collateral]``: where Intel's word on a peer's platform comes from.
+
+    Exactly one of a directory of files and a service: the ``https://`` address of a
+    caching one (PCCS), or ``intel`` for Intel's own (PCS).
+    """
+
+    directory: PathText | None = None
+    pccs: PathText | None = None
+    ca_file: PathText | None = None
+    cache: PathText | None = None
+
+    def __post_init__(self) -> None:
+        if (self.directory is None) == (self.pccs is None):
+            raise ConfigError(
+                "a node needs one source of collateral",
+                code="collateral-source",
+                expected="exactly one of [collateral] directory and pccs",
+                got="both" if self.directory else "neither",
+            )
+        if self.pccs is not None and self.cache is None:
+            raise ConfigError(
+                "collateral from a service needs a cache",
+                code="collateral-source",
+                expected="[collateral] cache, a directory",
+            )
+        if self.directory is not None and (self.cache or self.ca_file):
+            raise ConfigError(
+                "a setting would be ignored",
+                code="collateral-source",
+                expected="[collateral] cache and ca_file only with pccs",
+            )
+
+
 class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[addresses]``: the server's two ports; it listens there, workers call there."""
 
@@ -83,6 +119,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     party: Name
     platform: PlatformSection
+    collateral: CollateralSection
     addresses: Addresses
     paths: Paths
     custodian: Custodian
@@ -98,18 +135,22 @@ def read_site(path: Path) -> Site:
     return read_toml(path, Site, what="site file")
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str, *, lowest_port: int = 1) -> Address:
     """Returns ``HOST:PORT`` as an address; IPv6 hosts stand in brackets.
+
+    Args:
+        text: The address.
+        lowest_port: 0 where "any free port" makes sense.
 
     Raises:
         ConfigError: If `text` is not of that form.
     """
     match = _ADDRESS.fullmatch(text)
-    if match is None or not 0 < int(match["port"]) < 65536:
+    if match is None or not lowest_port <= int(match["port"]) < 65536:
         raise ConfigError(
             "an address is malformed",
             code="address-invalid",
-            expected="HOST:PORT with a port from 1 to 65535",
+            expected=f"HOST:PORT with a port from {lowest_port} to 65535",
             got=repr(text[:80]),
         )
     return Address(match["host"], int(match["port"]))

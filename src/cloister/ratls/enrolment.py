@@ -17,6 +17,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloister.attestation.collateral_source import (
+    CollateralSource,
+    collateral_for_evidence,
+)
 from cloister.attestation.evidence import parse_evidence
 from cloister.attestation.platforms import Platform
 from cloister.attestation.policy import Policy, Verdict, appraise
@@ -65,6 +69,8 @@ class Node:
         platform: Where its evidence comes from.
         warrant: Its party's warrant for its TLS key.
         root: The trust root evidence must lead to.
+        collateral: Where collateral for a peer's platform comes from; what it gives is
+            verified each time.
         clock: The node's time, aware, UTC.
     """
 
@@ -76,6 +82,7 @@ class Node:
     platform: Platform
     warrant: Warrant
     root: TrustRoot
+    collateral: CollateralSource
     clock: Clock
 
     def appraise(
@@ -90,10 +97,23 @@ class Node:
         return _appraise(
             unverified_quote,
             root=self.root,
+            collateral=self.collateral,
             policy=self.plan.policy_for(role),
             expected_report_data=expected_report_data,
             at=self.clock(),
         )
+
+    def fetch_collateral(self, unverified_quote: bytes) -> None:
+        """Has the collateral for a peer's platform at hand, where it is fetched.
+
+        May wait for a service, so it belongs in a thread; `appraise` finds the
+        collateral in the source's cache then.
+
+        Raises:
+            CloisterError: If the quote is malformed or there is no collateral for it.
+        """
+        evidence = parse_evidence(unverified_quote)
+        collateral_for_evidence(evidence, source=self.collateral)
 
     def check_warrant(
         self, unverified: Warrant, *, role: Role, party: str, tls_key: Spki
@@ -344,11 +364,18 @@ def _appraise(
     unverified_quote: bytes,
     *,
     root: TrustRoot,
+    collateral: CollateralSource,
     policy: Policy,
     expected_report_data: bytes,
     at: datetime,
 ) -> Verdict:
-    claims = verify_evidence(parse_evidence(unverified_quote), root=root, at=at)
+    evidence = parse_evidence(unverified_quote)
+    claims = verify_evidence(
+        evidence,
+        collateral=collateral_for_evidence(evidence, source=collateral),
+        root=root,
+        at=at,
+    )
     if not secrets.compare_digest(claims.report_data, expected_report_data):
         raise VerificationError(
             "the evidence was made for something else",

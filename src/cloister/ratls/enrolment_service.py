@@ -131,6 +131,7 @@ class EnrolmentService(grpc.GenericRpcHandler):
         answer = await _next_from_client(requests, Answer)
         yield enrolment.prove(answer)
         proof = await _next_from_client(requests, ClientProof)
+        await asyncio.to_thread(self._node.fetch_collateral, proof.quote)
         peer, admission = enrolment.admit(proof)
         self._log.info("peer-admitted", **describe_peer(peer))
         self._on_admitted(peer)
@@ -147,7 +148,8 @@ async def enrol(node: Node, address: Address) -> Enrolled:
     enrolment = ClientEnrolment(node)
     unverified_certificate = await fetch_unverified_certificate(address)
     try:
-        certificate = enrolment.pin(unverified_certificate)
+        # In a thread: collateral may have to be fetched.
+        certificate = await asyncio.to_thread(enrolment.pin, unverified_certificate)
     except CloisterError as error:
         await _tell_refusal(error, address, unverified_certificate)
         raise
@@ -161,6 +163,7 @@ async def enrol(node: Node, address: Address) -> Enrolled:
             challenge = await _next_from_server(call, Challenge)
             await call.write(encode_message(enrolment.answer(challenge)))
             server_proof = await _next_from_server(call, ServerProof)
+            await asyncio.to_thread(node.fetch_collateral, server_proof.quote)
             await call.write(encode_message(enrolment.prove(server_proof)))
             server, admission = enrolment.finish(
                 await _next_from_server(call, Admission)
@@ -190,6 +193,7 @@ def describe_peer(peer: AttestedPeer) -> dict[str, str | int | bool | dict[str, 
         "epoch": peer.epoch,
         "tee": claims.tee,
         "simulated": claims.simulated,
+        "tcb_status": claims.tcb_status,
         "measurements": {"mr_enclave": measured.mr_enclave}
         if isinstance(measured, SgxMeasurements)
         else {

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.unit.attestation.scenarios import Judge
 
 from cloister.attestation.claims import Claims
+from cloister.attestation.collateral import Collateral, parse_collateral
 from cloister.attestation.evidence import parse_evidence
 from cloister.attestation.platforms.measurement import (
     Installation,
     Measurement,
     node_measurement,
 )
+from cloister.attestation.platforms.simulated.collateral import simulated_collateral
 from cloister.attestation.platforms.simulated.platform import (
     SimulatedPlatform,
     load_simulated_platform,
@@ -76,10 +80,31 @@ def quotes(platforms: Mapping[Tee, SimulatedPlatform]) -> Mapping[Tee, bytes]:
 
 
 @pytest.fixture(scope="session")
+def collaterals(root: SimulatedRoot, at: datetime) -> Mapping[Tee, Collateral]:
+    return {
+        tee: parse_collateral(json.dumps(simulated_collateral(root, tee=tee, at=at)))
+        for tee in TEES
+    }
+
+
+@pytest.fixture(scope="session")
 def claims(
-    quotes: Mapping[Tee, bytes], root: SimulatedRoot, at: datetime
+    quotes: Mapping[Tee, bytes],
+    collaterals: Mapping[Tee, Collateral],
+    root: SimulatedRoot,
+    at: datetime,
 ) -> Mapping[Tee, Claims]:
     return {
-        tee: verify_evidence(parse_evidence(quote), root=root.trust_root, at=at)
+        tee: verify_evidence(
+            parse_evidence(quote),
+            collateral=collaterals[tee],
+            root=root.trust_root,
+            at=at,
+        )
         for tee, quote in quotes.items()
     }
+
+
+@pytest.fixture(scope="session")
+def judge(root: SimulatedRoot, measurement: Measurement, at: datetime) -> Judge:
+    return Judge(root=root, at=at, measurement=measurement)

@@ -1,20 +1,35 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.attestation.scenarios import Judge
 
-from cloister.attestation.evidence import MAX_QUOTE_BYTES, parse_evidence
+from cloister.attestation.evidence import (
+    BODY_TD_15,
+    MAX_QUOTE_BYTES,
+    parse_evidence,
+)
 from cloister.attestation.platforms.measurement import Measurement
+from cloister.attestation.platforms.simulated.profile import Machine
+from cloister.attestation.platforms.simulated.quotes import (
+    QUOTE_FORMS,
+    SGX_V5,
+    TD_10_V5,
+    TD_15_V5,
+    QuoteForm,
+)
 from cloister.attestation.reports import (
     SgxReport,
     TdReport,
     Tee,
     parse_sgx_report,
     parse_td_report,
+    parse_td_report_15,
 )
 from cloister.errors import VerificationError
 
@@ -25,6 +40,15 @@ SIGNATURE_AT: dict[Tee, int] = {"sgx": 436, "tdx": 636}
 
 def replaced(data: bytes, offset: int, new: bytes) -> bytes:
     return data[:offset] + new + data[offset + len(new) :]
+
+
+def name_of(form: QuoteForm) -> str:
+    return f"{form.tee}-{form.body_type}-v{form.version}"
+
+
+def signed_length(form: QuoteForm) -> int:
+    descriptor = 6 if form.version >= 5 else 0
+    return 48 + descriptor + {1: 384, 2: 584, 3: 648}[form.body_type]
 
 
 def refusal_of(quote: bytes) -> VerificationError:
@@ -104,6 +128,79 @@ def test_every_field_of_a_td_report_is_where_intel_puts_it() -> None:
     assert report.report_data == body[520:584]
 
 
+def test_every_field_of_a_td_report_15_is_where_intel_puts_it() -> None:
+    body = bytes(index % 251 for index in range(648))
+    report = parse_td_report_15(body)
+    assert report.tee_tcb_svn2 == body[584:600]
+    assert report.mrservicetd == body[600:648]
+    base = parse_td_report(body[:584])
+    assert (base.tee_tcb_svn2, base.mrservicetd) == (None, None)
+    without = dataclasses.replace(report, tee_tcb_svn2=None, mrservicetd=None)
+    assert without == base
+
+
+@pytest.mark.parametrize("form", QUOTE_FORMS, ids=name_of)
+def test_every_form_of_quote_is_read(judge: Judge, form: QuoteForm) -> None:
+    machine = Machine(mrservicetd=bytes(range(48)))
+    quote = judge.scenario(form, machine=machine).build(judge.root).quote
+    evidence = parse_evidence(quote)
+    assert (evidence.version, evidence.tee) == (form.version, form.tee)
+    assert evidence.signed_bytes == quote[: signed_length(form)]
+    assert isinstance(evidence.report, SgxReport if form.tee == "sgx" else TdReport)
+    if isinstance(evidence.report, TdReport):
+        extended = form.body_type == BODY_TD_15
+        assert (evidence.report.mrservicetd is not None) == extended
+        assert (evidence.report.tee_tcb_svn2 is not None) == extended
+
+
+@pytest.mark.parametrize("form", QUOTE_FORMS, ids=name_of)
+def test_every_truncation_of_every_form_is_refused(
+    judge: Judge, form: QuoteForm
+) -> None:
+    quote = judge.scenario(form).build(judge.root).quote
+    for length in range(len(quote)):
+        assert refusal_of(quote[:length]).code == "quote-truncated"
+
+
+@pytest.mark.parametrize("form", [SGX_V5, TD_10_V5, TD_15_V5], ids=name_of)
+def test_a_body_of_another_type_than_its_tee_is_refused_by_name(
+    judge: Judge, form: QuoteForm
+) -> None:
+    quote = judge.scenario(form).build(judge.root).quote
+    for body_type in {0, 1, 2, 3, 4, 5, 65_535} - {form.body_type}:
+        error = refusal_of(replaced(quote, 48, body_type.to_bytes(2, "little")))
+        right_tee = {"sgx": {1}, "tdx": {2, 3}}[form.tee]
+        code = "quote-body-size" if body_type in right_tee else "quote-body-unsupported"
+        assert error.code == code
+    assert "1.5 extended" in refusal_of(replaced(quote, 48, b"\4\0")).got
+
+
+@pytest.mark.parametrize("form", [SGX_V5, TD_10_V5, TD_15_V5], ids=name_of)
+@pytest.mark.parametrize("size", [0, 383, 385, 583, 585, 647, 649, 2**32 - 1])
+def test_a_body_of_another_size_than_its_type_is_refused(
+    judge: Judge, form: QuoteForm, size: int
+) -> None:
+    quote = judge.scenario(form).build(judge.root).quote
+    error = refusal_of(replaced(quote, 50, size.to_bytes(4, "little")))
+    assert error.code == "quote-body-size"
+    assert error.got == f"{size} bytes"
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4])
+@pytest.mark.parametrize("form", QUOTE_FORMS, ids=name_of)
+def test_certification_types_without_a_chain_are_refused_by_name(
+    judge: Judge, form: QuoteForm, kind: int
+) -> None:
+    quote = judge.scenario(form).build(judge.root).quote
+    # Signature, key, QE report, its signature, auth length and 32 bytes of auth data.
+    inner = 64 + 64 + (6 if form.version >= 4 else 0) + 384 + 64 + 2 + 32
+    offset = signed_length(form) + 4 + inner
+    error = refusal_of(replaced(quote, offset, kind.to_bytes(2, "little")))
+    assert error.code == "certification-type-unsupported"
+    assert error.got.startswith(f"{kind} (")
+    assert "unknown" not in error.got
+
+
 @pytest.mark.parametrize("size", [0, 383, 385])
 def test_an_sgx_report_of_another_length_is_refused(size: int) -> None:
     with pytest.raises(VerificationError):
@@ -116,8 +213,14 @@ def test_a_td_report_of_another_length_is_refused(size: int) -> None:
         parse_td_report(bytes(size))
 
 
+@pytest.mark.parametrize("size", [0, 584, 647, 649])
+def test_a_td_report_15_of_another_length_is_refused(size: int) -> None:
+    with pytest.raises(VerificationError):
+        parse_td_report_15(bytes(size))
+
+
 @pytest.mark.parametrize("tee", TEES)
-@pytest.mark.parametrize("version", [0, 1, 2, 5, 6, 65_535])
+@pytest.mark.parametrize("version", [0, 1, 2, 6, 65_535])
 def test_other_quote_versions_are_refused_by_name(
     quotes: Mapping[Tee, bytes], tee: Tee, version: int
 ) -> None:
@@ -132,7 +235,8 @@ def test_other_quote_versions_are_refused_by_name(
         ("sgx", 2, b"\x03\x00", "quote-key-type-unsupported"),
         ("tdx", 2, b"\x03\x00", "quote-key-type-unsupported"),
         ("sgx", 4, b"\x81\x00\x00\x00", "quote-body-unsupported"),
-        ("tdx", 4, b"\x00\x00\x00\x00", "quote-body-unsupported"),
+        # A TD report in an SGX quote ends elsewhere than the shorter SGX report.
+        ("tdx", 4, b"\x00\x00\x00\x00", "quote-truncated"),
         ("tdx", 4, b"\x82\x00\x00\x00", "quote-body-unsupported"),
         ("sgx", 12, bytes(16), "quote-vendor-unknown"),
         ("tdx", 12, bytes(16), "quote-vendor-unknown"),

@@ -1,44 +1,57 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
+from tests.unit.attestation.example_claims import (
+    INSTANCE,
+    PPID,
+    ROOT,
+    ROOT_SHA256,
+    SGX,
+    TD_ATTRIBUTES,
+    TDX,
+    example_claims,
+)
 
-from cloister.attestation.claims import Claims, SgxMeasurements, TdxMeasurements
-from cloister.attestation.platforms.measurement import Measurement
-from cloister.attestation.platforms.simulated.root import SimulatedRoot
+from cloister.attestation.claims import Claims
 from cloister.attestation.policy import (
+    Check,
     Policy,
+    SgxExactReference,
     SgxReference,
     TdxReference,
     appraise,
+    appraise_tightened,
+    examine,
     policy_sha256,
 )
-from cloister.attestation.reports import Tee
-from cloister.errors import AppraisalError, ConfigError
+from cloister.attestation.reports import (
+    TD_FLAG_MIGRATABLE,
+    TD_FLAG_SEPT_VE_DISABLE,
+    TdAttributes,
+    Tee,
+)
+from cloister.attestation.tcb_status import TCB_STATUSES
+from cloister.errors import AppraisalError
 
 TEES: tuple[Tee, ...] = ("sgx", "tdx")
-SIMULATED = f"simulated:sha256:{'5' * 64}"
-ENCLAVE = SgxReference(mr_enclave="a" * 64)
-DOMAIN = TdxReference(mrtd="a" * 96, rtmr0="b" * 96, rtmr1="c" * 96, rtmr2="d" * 96)
+OTHER_ROOT = f"simulated:sha256:{'6' * 64}"
+ENCLAVE = SgxReference(mr_enclave=SGX.mr_enclave)
+DOMAIN = TdxReference(mrtd=TDX.mrtd, rtmr0=TDX.rtmr0, rtmr1=TDX.rtmr1, rtmr2=TDX.rtmr2)
+OTHERS = (
+    SgxReference(mr_enclave="9" * 64),
+    TdxReference(mrtd="9" * 96, rtmr0="9" * 96, rtmr1="9" * 96, rtmr2="9" * 96),
+)
+POLICY = Policy(root=ROOT, sgx=(OTHERS[0], ENCLAVE), tdx=(OTHERS[1], DOMAIN))
 
 
-@pytest.fixture(scope="module")
-def policy(root: SimulatedRoot, measurement: Measurement) -> Policy:
-    return Policy(
-        root=root.trust_root.name,
-        sgx=(ENCLAVE, SgxReference(mr_enclave=measurement.mr_enclave.hex())),
-        tdx=(
-            TdxReference(
-                mrtd=measurement.mrtd.hex(),
-                rtmr0=measurement.rtmr0.hex(),
-                rtmr1=measurement.rtmr1.hex(),
-                rtmr2=measurement.rtmr2.hex(),
-            ),
-        ),
-    )
+def but(**changes: Any) -> Policy:
+    """The usual policy with some fields changed."""
+    return msgspec.structs.replace(POLICY, **changes)
 
 
 def refused(claims: Claims, policy: Policy) -> AppraisalError:
@@ -47,178 +60,338 @@ def refused(claims: Claims, policy: Policy) -> AppraisalError:
     return refusal.value
 
 
+def reason(claims: Claims, policy: Policy, code: str) -> str:
+    """Why one check passed, in a verdict."""
+    return next(
+        check.reason for check in appraise(claims, policy).checks if check.code == code
+    )
+
+
 @pytest.mark.parametrize("tee", TEES)
-def test_what_the_policy_lists_is_accepted_with_reasons(
-    claims: Mapping[Tee, Claims], policy: Policy, tee: Tee
-) -> None:
-    verdict = appraise(claims[tee], policy)
-    assert verdict.claims == claims[tee]
-    assert verdict.policy_sha256 == policy_sha256(policy)
+def test_what_the_policy_lists_is_accepted_with_reasons(tee: Tee) -> None:
+    claims = example_claims(tee)
+    verdict = appraise(claims, POLICY)
+    assert verdict.claims == claims
+    assert verdict.policy_sha256 == policy_sha256(POLICY)
+    of_a_domain = ["appraisal-sept-ve-disable", "appraisal-service-td"]
     assert [check.code for check in verdict.checks] == [
         "appraisal-root",
+        "appraisal-platform",
+        "appraisal-tcb-status",
+        "appraisal-advisories",
+        "appraisal-evaluation-number",
         "appraisal-debug",
+        *(of_a_domain if tee == "tdx" else []),
         "appraisal-measurement",
     ]
     assert all(check.reason for check in verdict.checks)
 
 
 @pytest.mark.parametrize("tee", TEES)
-@pytest.mark.parametrize("name", ["hardware", SIMULATED])
-def test_another_root_is_refused(
-    claims: Mapping[Tee, Claims], policy: Policy, tee: Tee, name: str
-) -> None:
-    error = refused(claims[tee], msgspec.structs.replace(policy, root=name))
+@pytest.mark.parametrize(
+    "name", ["hardware", OTHER_ROOT, f"preproduction:sha256:{ROOT_SHA256}"]
+)
+def test_another_root_is_refused(tee: Tee, name: str) -> None:
+    error = refused(example_claims(tee), but(root=name, platforms="any"))
     assert error.code == "appraisal-root"
     assert error.expected == name
-    assert error.got == claims[tee].root_name
+    assert error.got == ROOT
 
 
-def test_simulated_evidence_never_meets_a_hardware_policy_by_its_hash_alone(
-    claims: Mapping[Tee, Claims], policy: Policy
+@pytest.mark.parametrize("kind", ["hardware", "preproduction"])
+def test_a_simulated_policy_is_not_met_by_the_same_hash_of_another_kind(
+    kind: str,
 ) -> None:
-    hardware = dataclasses.replace(claims["sgx"], root_kind="hardware")
-    assert refused(hardware, policy).code == "appraisal-root"
+    claims = example_claims("sgx", root_kind=kind)
+    assert refused(claims, POLICY).code == "appraisal-root"
+
+
+def test_a_preproduction_root_is_accepted_only_by_its_hash() -> None:
+    claims = example_claims("sgx", root_kind="preproduction")
+    name = f"preproduction:sha256:{ROOT_SHA256}"
+    appraise(claims, but(root=name, platforms=(PPID,)))
+    assert claims.simulated, "nothing but production hardware is called hardware"
+
+
+def test_any_platform_of_a_simulated_root_is_accepted_where_none_is_named() -> None:
+    assert "any platform" in reason(example_claims("sgx"), POLICY, "appraisal-platform")
+
+
+@pytest.mark.parametrize("listed", [PPID, INSTANCE])
+def test_a_platform_is_known_by_its_ppid_or_its_instance(listed: str) -> None:
+    policy = but(platforms=("9" * 32, listed))
+    assert listed in reason(example_claims("tdx"), policy, "appraisal-platform")
+
+
+@pytest.mark.parametrize("instance", [INSTANCE, None])
+def test_a_platform_that_is_not_listed_is_refused(instance: str | None) -> None:
+    claims = example_claims("sgx", platform_instance_id=instance)
+    error = refused(claims, but(platforms=("9" * 32,)))
+    assert error.code == "appraisal-platform"
+    assert PPID in error.got
+    assert "9" * 32 in error.expected
+
+
+@pytest.mark.parametrize("status", [it for it in TCB_STATUSES if it != "UpToDate"])
+def test_only_up_to_date_is_accepted_unless_the_status_is_listed(status: str) -> None:
+    claims = example_claims("sgx", tcb_status=status)
+    error = refused(claims, POLICY)
+    assert error.code == "appraisal-tcb-status"
+    assert error.expected == "UpToDate"
+    assert status in error.got
+    grace = 365 if status.startswith("OutOfDate") else None
+    appraise(claims, but(tcb_statuses=(status,), tcb_grace_days=grace))
+
+
+def test_up_to_date_is_refused_where_it_is_not_listed() -> None:
+    policy = but(tcb_statuses=("SWHardeningNeeded",))
+    assert refused(example_claims("sgx"), policy).code == "appraisal-tcb-status"
+
+
+@pytest.mark.parametrize("status", ["OutOfDate", "OutOfDateConfigurationNeeded"])
+def test_an_out_of_date_platform_is_accepted_until_its_grace_ends(status: str) -> None:
+    policy = but(tcb_statuses=("UpToDate", status), tcb_grace_days=30)
+    claims = example_claims("sgx", tcb_status=status)
+    last = claims.tcb_date + timedelta(days=30)
+    appraise(dataclasses.replace(claims, verified_at=last), policy)
+    late = dataclasses.replace(claims, verified_at=last + timedelta(seconds=1))
+    error = refused(late, policy)
+    assert error.code == "appraisal-tcb-status"
+    assert "2026-07-01" in error.expected
+
+
+def test_a_grace_lets_no_status_pass_that_is_not_listed() -> None:
+    policy = but(tcb_statuses=("OutOfDate",), tcb_grace_days=36_525)
+    claims = example_claims("sgx", tcb_status="OutOfDateConfigurationNeeded")
+    assert refused(claims, policy).code == "appraisal-tcb-status"
+
+
+@pytest.mark.parametrize("status", ["UpToDate", "SWHardeningNeeded"])
+def test_every_advisory_must_be_listed_whatever_the_status(status: str) -> None:
+    claims = example_claims(
+        "sgx",
+        tcb_status=status,
+        advisory_ids=("INTEL-SA-00289", "INTEL-SA-00615"),
+    )
+    policy = but(tcb_statuses=("UpToDate", "SWHardeningNeeded"))
+    assert refused(claims, policy).got == "INTEL-SA-00289, INTEL-SA-00615"
+    partly = msgspec.structs.replace(policy, accepted_advisories=("INTEL-SA-00615",))
+    error = refused(claims, partly)
+    assert error.code == "appraisal-advisories"
+    assert error.got == "INTEL-SA-00289"
+    for accepted in (("INTEL-SA-00615", "INTEL-SA-00289", "INTEL-SA-00001"), "any"):
+        appraise(claims, msgspec.structs.replace(policy, accepted_advisories=accepted))
+
+
+def test_collateral_below_the_evaluation_number_is_refused() -> None:
+    claims = example_claims("tdx")
+    appraise(claims, but(min_tcb_evaluation_number=17))
+    error = refused(claims, but(min_tcb_evaluation_number=18))
+    assert error.code == "appraisal-evaluation-number"
+    assert error.got == "17"
 
 
 @pytest.mark.parametrize("tee", TEES)
-def test_debug_is_refused(
-    claims: Mapping[Tee, Claims], policy: Policy, tee: Tee
-) -> None:
-    debug = dataclasses.replace(claims[tee], debug=True)
-    assert refused(debug, policy).code == "appraisal-debug"
+def test_debug_is_refused_unless_it_is_accepted_by_name(tee: Tee) -> None:
+    debug = example_claims(tee, debug=True)
+    assert refused(debug, POLICY).code == "appraisal-debug"
+    accepted = but(debug="accepted-insecurely")
+    assert "host can read" in reason(debug, accepted, "appraisal-debug")
+    appraise(example_claims(tee), accepted)
 
 
-def test_another_enclave_is_refused_with_both_measurements(
-    claims: Mapping[Tee, Claims], policy: Policy
-) -> None:
-    measured = claims["sgx"].measurements
-    assert isinstance(measured, SgxMeasurements)
-    other = dataclasses.replace(
-        claims["sgx"], measurements=dataclasses.replace(measured, mr_enclave="e" * 64)
+def test_a_trust_domain_must_set_sept_ve_disable_unless_it_may_not() -> None:
+    claims = example_claims("tdx", attributes=TdAttributes(flags=0))
+    assert refused(claims, POLICY).code == "appraisal-sept-ve-disable"
+    appraise(claims, but(sept_ve_disable="any"))
+
+
+@pytest.mark.parametrize("mrservicetd", [None, "0" * 96])
+def test_a_trust_domain_without_service_td_is_accepted(mrservicetd: str | None) -> None:
+    measured = dataclasses.replace(TDX, mrservicetd=mrservicetd)
+    appraise(example_claims("tdx", measurements=measured), POLICY)
+
+
+def test_a_service_td_is_refused_unless_it_is_listed() -> None:
+    measured = dataclasses.replace(TDX, mrservicetd="7" * 96)
+    claims = example_claims("tdx", measurements=measured)
+    error = refused(claims, POLICY)
+    assert error.code == "appraisal-service-td"
+    assert "7" * 96 in error.got
+    appraise(claims, but(mrservicetd=("7" * 96,)))
+    migratable = dataclasses.replace(
+        claims,
+        attributes=TdAttributes(flags=TD_ATTRIBUTES.flags | TD_FLAG_MIGRATABLE),
     )
-    error = refused(other, policy)
+    appraise(migratable, but(mrservicetd=("7" * 96,)))
+    without = example_claims("tdx")
+    assert refused(without, but(mrservicetd=("7" * 96,))).code == "appraisal-service-td"
+
+
+@pytest.mark.parametrize("mrservicetd", [None, "0" * 96])
+def test_a_domain_that_may_be_moved_must_name_its_mover(
+    mrservicetd: str | None,
+) -> None:
+    claims = example_claims(
+        "tdx",
+        measurements=dataclasses.replace(TDX, mrservicetd=mrservicetd),
+        attributes=TdAttributes(flags=TD_FLAG_SEPT_VE_DISABLE | TD_FLAG_MIGRATABLE),
+    )
+    error = refused(claims, POLICY)
+    assert error.code == "appraisal-service-td"
+    assert "MIGRATABLE" in error.expected
+
+
+def test_another_enclave_is_refused_with_both_measurements() -> None:
+    measured = dataclasses.replace(SGX, mr_enclave="e" * 64)
+    error = refused(example_claims("sgx", measurements=measured), POLICY)
     assert error.code == "appraisal-measurement"
     assert "e" * 64 in error.got
-    assert measured.mr_enclave in error.expected
+    assert SGX.mr_enclave in error.expected
     assert "cloister measure" in error.remedy
 
 
+PRODUCT = SgxReference(mr_signer=SGX.mr_signer, isv_prod_id=3, min_isv_svn=7)
+
+
+@pytest.mark.parametrize("change", [{}, {"isv_svn": 8}, {"mr_enclave": "e" * 64}])
+def test_a_product_is_accepted_from_its_version_on(change: dict[str, Any]) -> None:
+    measured = dataclasses.replace(SGX, **change)
+    appraise(example_claims("sgx", measurements=measured), but(sgx=(PRODUCT,)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"isv_svn": 6}, {"isv_prod_id": 4}, {"mr_signer": "e" * 64}]
+)
+def test_another_product_or_an_older_version_is_refused(change: dict[str, Any]) -> None:
+    measured = dataclasses.replace(SGX, **change)
+    claims = example_claims("sgx", measurements=measured)
+    error = refused(claims, but(sgx=(PRODUCT,)))
+    assert error.code == "appraisal-measurement"
+    assert "isv_svn at least 7" in error.expected
+
+
+def test_an_exact_reference_wants_the_very_version() -> None:
+    exact = SgxExactReference(mr_signer=SGX.mr_signer, isv_svn=7)
+    policy = but(sgx=(), sgx_exact=(exact,))
+    appraise(example_claims("sgx"), policy)
+    for svn in (6, 8):
+        measured = dataclasses.replace(SGX, isv_svn=svn)
+        claims = example_claims("sgx", measurements=measured)
+        assert refused(claims, policy).code == "appraisal-measurement"
+
+
+def test_values_of_two_references_do_not_add_up_to_one() -> None:
+    half = TdxReference(mrtd=TDX.mrtd, rtmr0="9" * 96, rtmr1="9" * 96, rtmr2="9" * 96)
+    rest = TdxReference(
+        mrtd="9" * 96, rtmr0=TDX.rtmr0, rtmr1=TDX.rtmr1, rtmr2=TDX.rtmr2
+    )
+    claims = example_claims("tdx")
+    assert refused(claims, but(tdx=(half, rest))).code == "appraisal-measurement"
+
+
 @pytest.mark.parametrize("register", ["mrtd", "rtmr0", "rtmr1", "rtmr2"])
-def test_a_trust_domain_that_differs_in_one_register_is_refused(
-    claims: Mapping[Tee, Claims], policy: Policy, register: str
+def test_a_trust_domain_that_differs_in_one_register_is_refused(register: str) -> None:
+    change: dict[str, Any] = {register: "9" * 96}
+    measured = dataclasses.replace(TDX, **change)
+    claims = example_claims("tdx", measurements=measured)
+    assert refused(claims, POLICY).code == "appraisal-measurement"
+
+
+@pytest.mark.parametrize(
+    "register",
+    ["rtmr3", "mrconfigid", "mrowner", "mrownerconfig", "mrseam", "mrsignerseam"],
+)
+def test_what_a_domain_says_besides_decides_only_where_it_is_named(
+    register: str,
 ) -> None:
-    measured = claims["tdx"].measurements
-    assert isinstance(measured, TdxMeasurements)
-    fields = dataclasses.asdict(measured)
-    changed = TdxMeasurements(**{**fields, register: "e" * 96})
-    other = dataclasses.replace(claims["tdx"], measurements=changed)
-    assert refused(other, policy).code == "appraisal-measurement"
+    change: dict[str, Any] = {register: "9" * 96}
+    measured = dataclasses.replace(TDX, **change)
+    other = example_claims("tdx", measurements=measured)
+    appraise(other, POLICY)
+    named = msgspec.structs.replace(DOMAIN, **{register: getattr(TDX, register)})
+    appraise(example_claims("tdx"), but(tdx=(named,)))
+    error = refused(other, but(tdx=(named,)))
+    assert error.code == "appraisal-measurement"
+    assert f"{register} {'9' * 96}" in error.got
 
 
-def test_the_register_that_the_workload_extends_itself_decides_nothing(
-    claims: Mapping[Tee, Claims], policy: Policy
-) -> None:
-    measured = claims["tdx"].measurements
-    assert isinstance(measured, TdxMeasurements)
-    grown = dataclasses.replace(measured, rtmr3="e" * 96)
-    appraise(dataclasses.replace(claims["tdx"], measurements=grown), policy)
+def test_cpu_features_that_differ_between_hosts_decide_nothing() -> None:
+    for xfam in (0x207, 0x61BE7):
+        measured = dataclasses.replace(TDX, xfam=xfam)
+        appraise(example_claims("tdx", measurements=measured), POLICY)
 
 
-def test_a_policy_for_one_kind_refuses_the_other(
-    claims: Mapping[Tee, Claims], policy: Policy
-) -> None:
-    for tee, only in (("sgx", {"sgx": ()}), ("tdx", {"tdx": ()})):
-        other = msgspec.structs.replace(policy, **only)
-        error = refused(claims["sgx" if tee == "sgx" else "tdx"], other)
-        assert error.expected == f"no {tee} environment at all"
+@pytest.mark.parametrize(("tee", "gone"), [("sgx", "sgx"), ("tdx", "tdx")])
+def test_a_policy_for_one_kind_refuses_the_other(tee: Tee, gone: str) -> None:
+    error = refused(example_claims(tee), but(**{gone: ()}))
+    assert error.expected == f"no {tee} environment at all"
 
 
-def test_every_failing_check_is_named_in_one_refusal(
-    claims: Mapping[Tee, Claims],
-) -> None:
-    bad = dataclasses.replace(claims["sgx"], debug=True)
-    error = refused(bad, Policy(root="hardware", sgx=(ENCLAVE,)))
+def test_a_long_list_of_references_is_not_printed_whole() -> None:
+    many = tuple(SgxReference(mr_enclave=f"{n:064x}") for n in range(100))
+    error = refused(example_claims("sgx"), but(sgx=many))
+    assert error.expected.endswith("or one of 92 more")
+
+
+def test_every_failing_check_is_named_in_one_refusal() -> None:
+    bad = example_claims(
+        "tdx",
+        debug=True,
+        tcb_status="OutOfDate",
+        advisory_ids=("INTEL-SA-00960",),
+        attributes=TdAttributes(flags=TD_FLAG_MIGRATABLE),
+    )
+    policy = but(
+        root="hardware",
+        platforms=("9" * 32,),
+        min_tcb_evaluation_number=18,
+        tdx=(OTHERS[1],),
+    )
+    error = refused(bad, policy)
     assert error.code == "appraisal-root"
-    for word in ("root", "debug", "other code"):
-        assert word in error.what
+    for word in (
+        "root",
+        "platform is not one",
+        "TCB status",
+        "advisories",
+        "too old",
+        "debug",
+        "exceptions",
+        "moved",
+        "other code",
+    ):
+        assert word in error.what, word
     assert "hardware" in error.expected
     assert "debug on" in error.got
+    outcomes = examine(bad, policy)
+    assert len(outcomes) == 9
+    assert not any(isinstance(it, Check) for it in outcomes)
 
 
-@pytest.mark.parametrize(
-    "root",
-    [
-        "",
-        "Hardware",
-        "simulated",
-        "any",
-        "simulated:sha256:",
-        f"simulated:sha256:{'5' * 63}",
-        f"simulated:sha256:{'F' * 64}",
-        f"hardware:sha256:{'5' * 64}",
-        f"{SIMULATED}\n",
-        "hardware\n",
-    ],
-)
-def test_a_root_that_is_not_named_exactly_is_refused(root: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        Policy(root=root, sgx=(ENCLAVE,))
-    assert refusal.value.code == "policy-root"
-
-
-def test_a_policy_that_accepts_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError) as refusal:
-        Policy(root="hardware")
-    assert refusal.value.code == "policy-empty"
-
-
-@pytest.mark.parametrize("text", ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "*"])
-def test_a_measurement_that_is_not_whole_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        SgxReference(mr_enclave=text)
-    assert refusal.value.code == "policy-measurement"
-
-
-@pytest.mark.parametrize("register", ["mrtd", "rtmr0", "rtmr1", "rtmr2"])
-@pytest.mark.parametrize("text", ["", "a" * 64, "A" * 96, "a" * 95 + "\n"])
-def test_a_register_that_is_not_whole_is_refused(register: str, text: str) -> None:
-    with pytest.raises(ConfigError):
-        msgspec.structs.replace(DOMAIN, **{register: text})
-
-
-def test_a_policy_is_read_as_the_plan_writes_it() -> None:
-    plan = f'root = "{SIMULATED}"\nsgx = [{{ mr_enclave = "{ENCLAVE.mr_enclave}" }}]'
-    assert msgspec.toml.decode(plan, type=Policy) == Policy(
-        root=SIMULATED, sgx=(ENCLAVE,)
-    )
-
-
-@pytest.mark.parametrize(
-    "line", ["debug = true", 'sgx = [{ mr_enclave = "x" }]', "sgx = [{}]", "sgx = 1"]
-)
-def test_a_policy_with_anything_else_in_it_is_refused(line: str) -> None:
-    with pytest.raises((ConfigError, msgspec.ValidationError)):
-        msgspec.toml.decode(f'root = "hardware"\n{line}', type=Policy)
-
-
-def test_the_hash_covers_every_field_and_no_order() -> None:
-    other = SgxReference(mr_enclave="b" * 64)
-    first = Policy(root="hardware", sgx=(ENCLAVE, other), tdx=(DOMAIN,))
-    assert policy_sha256(first) == policy_sha256(
-        msgspec.structs.replace(first, sgx=(other, ENCLAVE))
-    )
-    changed = [
-        msgspec.structs.replace(first, root=SIMULATED),
-        msgspec.structs.replace(first, sgx=(ENCLAVE,)),
-        msgspec.structs.replace(first, sgx=()),
-        msgspec.structs.replace(first, tdx=()),
-        *(
-            msgspec.structs.replace(
-                first, tdx=(msgspec.structs.replace(DOMAIN, **{name: "0" * 96}),)
-            )
-            for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2")
-        ),
+def test_examining_shows_what_passed_and_what_did_not() -> None:
+    outcomes = examine(example_claims("sgx", debug=True), POLICY)
+    assert [it.code for it in outcomes if isinstance(it, AppraisalError)] == [
+        "appraisal-debug"
     ]
-    hashes = {policy_sha256(policy) for policy in (first, *changed)}
-    assert len(hashes) == len(changed) + 1
-    assert all(len(digest) == 64 for digest in hashes)
+    assert sum(isinstance(it, Check) for it in outcomes) == 6
+
+
+def test_a_partys_own_policy_can_only_refuse_more() -> None:
+    claims = example_claims("sgx")
+    loose = but(debug="accepted-insecurely", tcb_statuses=tuple(TCB_STATUSES[:4]))
+    both = appraise_tightened(claims, plan_policy=POLICY, local_policy=loose)
+    assert both.plan.policy_sha256 == policy_sha256(POLICY)
+    assert both.local.policy_sha256 == policy_sha256(loose)
+    debug = example_claims("sgx", debug=True)
+    for plan, local, whose in (
+        (POLICY, loose, "by the plan's policy"),
+        (loose, POLICY, "by this party's own policy"),
+    ):
+        with pytest.raises(AppraisalError, match=whose) as refusal:
+            appraise_tightened(debug, plan_policy=plan, local_policy=local)
+        assert refusal.value.code == "appraisal-debug"
+    with pytest.raises(AppraisalError) as refusal:
+        appraise_tightened(debug, plan_policy=POLICY, local_policy=POLICY)
+    assert "plan's" in refusal.value.what
+    assert "own" in refusal.value.what

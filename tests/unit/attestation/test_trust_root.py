@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -10,6 +11,7 @@ from cloister.attestation.trust_root import (
     INTEL_ROOT_SHA256,
     TrustRoot,
     intel_trust_root,
+    preproduction_trust_root,
     simulated_trust_root,
 )
 from cloister.errors import ConfigError
@@ -28,9 +30,18 @@ def test_a_development_root_is_named_by_its_hash(root: SimulatedRoot) -> None:
     assert trust_root.name == f"simulated:sha256:{digest}"
 
 
-def test_intels_root_is_never_simulated() -> None:
+def test_a_preproduction_root_is_named_by_its_hash(root: SimulatedRoot) -> None:
+    trust_root = preproduction_trust_root(root.trust_root.der)
+    assert trust_root.kind == "preproduction"
+    assert trust_root.name == f"preproduction:sha256:{trust_root.sha256}"
+
+
+@pytest.mark.parametrize("other", [simulated_trust_root, preproduction_trust_root])
+def test_intels_root_is_never_anything_but_hardware(
+    other: Callable[[bytes], TrustRoot],
+) -> None:
     with pytest.raises(ConfigError) as refusal:
-        simulated_trust_root(intel_trust_root().der)
+        other(intel_trust_root().der)
     assert refusal.value.code == "root-kind"
 
 

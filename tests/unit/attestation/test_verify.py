@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.attestation.claims import Claims, SgxMeasurements, TdxMeasurements
+from cloister.attestation.collateral import Collateral
 from cloister.attestation.evidence import Evidence, parse_evidence
 from cloister.attestation.platforms.measurement import Measurement
 from cloister.attestation.platforms.simulated import profile
+from cloister.attestation.platforms.simulated.collateral import COLLATERAL_LIFE
 from cloister.attestation.platforms.simulated.keyfiles import read_key
 from cloister.attestation.platforms.simulated.platform import (
     SimulatedPlatform,
@@ -32,12 +34,37 @@ from cloister.errors import VerificationError
 TEES: tuple[Tee, ...] = ("sgx", "tdx")
 
 
+Refused = Callable[[Evidence], tuple[str, int | None]]
+
+
+@pytest.fixture
 def refused(
-    evidence: Evidence, root: SimulatedRoot, at: datetime
-) -> tuple[str, int | None]:
-    with pytest.raises(VerificationError) as refusal:
-        verify_evidence(evidence, root=root.trust_root, at=at)
-    return refusal.value.code, refusal.value.step
+    collaterals: Mapping[Tee, Collateral], root: SimulatedRoot, at: datetime
+) -> Refused:
+    def refusal_of(evidence: Evidence) -> tuple[str, int | None]:
+        with pytest.raises(VerificationError) as refusal:
+            verify_evidence(
+                evidence,
+                collateral=collaterals[evidence.tee],
+                root=root.trust_root,
+                at=at,
+            )
+        return refusal.value.code, refusal.value.step
+
+    return refusal_of
+
+
+Genuine = Callable[[Tee, bytes], Claims]
+
+
+@pytest.fixture(scope="session")
+def genuine(
+    collaterals: Mapping[Tee, Collateral], root: SimulatedRoot, at: datetime
+) -> Genuine:
+    trust_root = root.trust_root
+    return lambda tee, quote: verify_evidence(
+        parse_evidence(quote), collateral=collaterals[tee], root=trust_root, at=at
+    )
 
 
 @pytest.fixture(params=TEES)
@@ -84,19 +111,44 @@ def test_claims_say_where_and_under_which_root(
     assert made.sgx_type == "scalable"
     assert made.report_data == bytes(range(64))
     assert not made.debug
-    assert made.not_after == at + timedelta(days=7 * 365)
+    assert made.not_after == at + COLLATERAL_LIFE
     assert made.not_after.utcoffset() == timedelta(0)
+    assert made.verified_at == at
+
+
+@pytest.mark.parametrize("tee", TEES)
+def test_claims_say_how_current_the_platform_is(
+    claims: Mapping[Tee, Claims], at: datetime, tee: Tee
+) -> None:
+    made = claims[tee]
+    assert made.tcb_status == "UpToDate"
+    assert made.tcb_date == at
+    assert made.advisory_ids == ()
+    assert made.tcb_evaluation_number == profile.TCB_EVALUATION_NUMBER
+    assert (made.dynamic_platform, made.cached_keys, made.smt_enabled) == (
+        False,
+        False,
+        True,
+    )
 
 
 def test_a_time_without_zone_is_a_bug_and_no_refusal(
-    evidence: Evidence, root: SimulatedRoot, at: datetime
+    evidence: Evidence,
+    collaterals: Mapping[Tee, Collateral],
+    root: SimulatedRoot,
+    at: datetime,
 ) -> None:
     with pytest.raises(ValueError, match="aware"):
-        verify_evidence(evidence, root=root.trust_root, at=at.replace(tzinfo=None))
+        verify_evidence(
+            evidence,
+            collateral=collaterals[evidence.tee],
+            root=root.trust_root,
+            at=at.replace(tzinfo=None),
+        )
 
 
 def test_an_attestation_key_of_ones_own_is_refused(
-    evidence: Evidence, root: SimulatedRoot, at: datetime
+    evidence: Evidence, refused: Refused
 ) -> None:
     own = ec.generate_private_key(ec.SECP256R1())
     forged = dataclasses.replace(
@@ -104,11 +156,11 @@ def test_an_attestation_key_of_ones_own_is_refused(
         attestation_key=raw_public_key(own),
         signature=raw_signature(own, evidence.signed_bytes),
     )
-    assert refused(forged, root, at) == ("qe-report-binding", 7)
+    assert refused(forged) == ("qe-report-binding", 7)
 
 
 def test_a_qe_report_of_ones_own_is_refused(
-    evidence: Evidence, root: SimulatedRoot, at: datetime
+    evidence: Evidence, refused: Refused
 ) -> None:
     own = ec.generate_private_key(ec.SECP256R1())
     report = qe_report_body(tee=evidence.tee, attestation_key=raw_public_key(own))
@@ -119,15 +171,14 @@ def test_a_qe_report_of_ones_own_is_refused(
         attestation_key=raw_public_key(own),
         signature=raw_signature(own, evidence.signed_bytes),
     )
-    assert refused(forged, root, at) == ("qe-report-signature", 7)
+    assert refused(forged) == ("qe-report-signature", 7)
 
 
 @pytest.mark.parametrize("tee", TEES)
 def test_anything_after_the_binding_is_refused_even_if_the_pck_signed_it(
     quotes: Mapping[Tee, bytes],
     platform_directory: Path,
-    root: SimulatedRoot,
-    at: datetime,
+    refused: Refused,
     tee: Tee,
 ) -> None:
     evidence = parse_evidence(quotes[tee])
@@ -139,44 +190,43 @@ def test_anything_after_the_binding_is_refused_even_if_the_pck_signed_it(
         qe_report_bytes=report,
         qe_signature=raw_signature(read_key(platform_directory / PCK_KEY_FILE), report),
     )
-    assert refused(forged, root, at) == ("qe-report-binding", 7)
+    assert refused(forged) == ("qe-report-binding", 7)
 
 
 def test_other_qe_authentication_data_is_refused(
-    evidence: Evidence, root: SimulatedRoot, at: datetime
+    evidence: Evidence, refused: Refused
 ) -> None:
     for auth in (b"", evidence.qe_auth + b"\0", bytes(32)):
         forged = dataclasses.replace(evidence, qe_auth=auth)
-        assert refused(forged, root, at) == ("qe-report-binding", 7)
+        assert refused(forged) == ("qe-report-binding", 7)
 
 
 def test_another_body_under_an_old_signature_is_refused(
-    evidence: Evidence, root: SimulatedRoot, at: datetime
+    evidence: Evidence, refused: Refused
 ) -> None:
     forged = dataclasses.replace(
         evidence, signed_bytes=evidence.signed_bytes[:-1] + b"\xff"
     )
-    assert refused(forged, root, at) == ("quote-signature", 9)
+    assert refused(forged) == ("quote-signature", 9)
 
 
 @pytest.mark.parametrize(
     "signature", [bytes(64), b"\xff" * 64, bytes(63) + b"\x01"], ids=["0", "ff", "1"]
 )
 def test_degenerate_signatures_are_refused(
-    evidence: Evidence, root: SimulatedRoot, at: datetime, signature: bytes
+    evidence: Evidence, refused: Refused, signature: bytes
 ) -> None:
     forged = dataclasses.replace(evidence, signature=signature)
-    assert refused(forged, root, at) == ("quote-signature", 9)
+    assert refused(forged) == ("quote-signature", 9)
     forged = dataclasses.replace(evidence, qe_signature=signature)
-    assert refused(forged, root, at) == ("qe-report-signature", 7)
+    assert refused(forged) == ("qe-report-signature", 7)
 
 
 @pytest.mark.parametrize("tee", TEES)
 def test_an_attestation_key_off_the_curve_is_refused_even_if_it_is_bound(
     quotes: Mapping[Tee, bytes],
     platform_directory: Path,
-    root: SimulatedRoot,
-    at: datetime,
+    refused: Refused,
     tee: Tee,
 ) -> None:
     evidence = parse_evidence(quotes[tee])
@@ -189,7 +239,7 @@ def test_an_attestation_key_off_the_curve_is_refused_even_if_it_is_bound(
         qe_report_bytes=report,
         qe_signature=raw_signature(read_key(platform_directory / PCK_KEY_FILE), report),
     )
-    assert refused(forged, root, at) == ("attestation-key", 9)
+    assert refused(forged) == ("attestation-key", 9)
 
 
 def test_certification_of_another_platform_is_refused(
@@ -197,6 +247,7 @@ def test_certification_of_another_platform_is_refused(
     platforms: Mapping[Tee, SimulatedPlatform],
     root: SimulatedRoot,
     at: datetime,
+    refused: Refused,
     tmp_path: Path,
 ) -> None:
     root.issue_platform(tmp_path / "bob", name="bob", at=at)
@@ -207,23 +258,22 @@ def test_certification_of_another_platform_is_refused(
     )
     other = parse_evidence(bob.quote(bytes(64)))
     swapped_chain = dataclasses.replace(evidence, pck_chain_pem=other.pck_chain_pem)
-    assert refused(swapped_chain, root, at) == ("qe-report-signature", 7)
+    assert refused(swapped_chain) == ("qe-report-signature", 7)
     swapped_body = dataclasses.replace(
         evidence, signed_bytes=other.signed_bytes, report=other.report
     )
-    assert refused(swapped_body, root, at) == ("quote-signature", 9)
+    assert refused(swapped_body) == ("quote-signature", 9)
 
 
 @pytest.mark.parametrize("tee", TEES)
 def test_one_flipped_bit_in_any_byte_of_a_quote_is_refused(
-    quotes: Mapping[Tee, bytes], root: SimulatedRoot, at: datetime, tee: Tee
+    quotes: Mapping[Tee, bytes], genuine: Genuine, tee: Tee
 ) -> None:
-    trust_root = root.trust_root
     for position in range(len(quotes[tee])):
         quote = bytearray(quotes[tee])
         quote[position] ^= 1 << position % 8
         with pytest.raises(VerificationError):
-            verify_evidence(parse_evidence(bytes(quote)), root=trust_root, at=at)
+            genuine(tee, bytes(quote))
 
 
 @given(
@@ -234,8 +284,7 @@ def test_one_flipped_bit_in_any_byte_of_a_quote_is_refused(
 @settings(max_examples=1_000, deadline=None, derandomize=True)
 def test_any_flipped_bit_of_a_quote_is_refused(
     quotes: Mapping[Tee, bytes],
-    root: SimulatedRoot,
-    at: datetime,
+    genuine: Genuine,
     tee: Tee,
     position: int,
     bit: int,
@@ -243,7 +292,7 @@ def test_any_flipped_bit_of_a_quote_is_refused(
     quote = bytearray(quotes[tee])
     quote[position % len(quote)] ^= 1 << bit
     with pytest.raises(VerificationError):
-        verify_evidence(parse_evidence(bytes(quote)), root=root.trust_root, at=at)
+        genuine(tee, bytes(quote))
 
 
 @given(
@@ -257,8 +306,7 @@ def test_any_flipped_bit_of_a_quote_is_refused(
 @settings(max_examples=1_000, deadline=None, derandomize=True)
 def test_any_cut_or_inserted_bytes_are_refused(
     quotes: Mapping[Tee, bytes],
-    root: SimulatedRoot,
-    at: datetime,
+    genuine: Genuine,
     tee: Tee,
     edit: tuple[int, int, bytes],
 ) -> None:
@@ -269,4 +317,4 @@ def test_any_cut_or_inserted_bytes_are_refused(
     if quote.rstrip(b"\0") == honest.rstrip(b"\0"):
         return
     with pytest.raises(VerificationError):
-        verify_evidence(parse_evidence(quote), root=root.trust_root, at=at)
+        genuine(tee, quote)

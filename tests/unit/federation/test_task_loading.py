@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support import softmax_task
+from examples.softmax import task as softmax_task
 from tests.support.running import Run
 
 from cloister.errors import ConfigError, StorageError

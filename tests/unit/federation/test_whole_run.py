@@ -11,11 +11,11 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 import pytest
+from examples.softmax.task import Softmax, SoftmaxLearner
 from numpy.typing import NDArray
 from tests.support.federation_in_memory import Federation
 from tests.support.plan_tree import WORKERS
 from tests.support.running import Run
-from tests.support.softmax_task import Softmax, SoftmaxLearner
 from tests.support.training_calls import until
 from tests.support.whole_run import Scene, make_scene, sources, task, whole_run
 from typing_extensions import override

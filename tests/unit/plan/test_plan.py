@@ -386,7 +386,8 @@ def test_a_malformed_recipient_is_refused(recipient: str) -> None:
 
 @pytest.mark.parametrize("other", ["hardware", "simulated:sha256:" + 64 * "b"])
 def test_a_plan_cannot_mix_trust_roots(other: str) -> None:
-    error = refusal(put(plan_tree(), ("policy", "worker", "root"), other))
+    tree = put(plan_tree(), ("policy", "worker", "root"), other)
+    error = refusal(put(tree, ("policy", "worker", "platforms"), "any"))
     assert error.code == "roots-mixed"
     assert other in error.got
 

@@ -25,6 +25,7 @@ def site_tree() -> Tree:
             "directory": "platform",
             "trust_root": "../root.der",
         },
+        "collateral": {"directory": "../collateral"},
         "addresses": {
             "enrolment": "server.example:7001",
             "training": "[2001:db8::1]:7002",
@@ -49,6 +50,27 @@ def test_a_whole_site_reads_as_written(write: Write) -> None:
     assert site.party == "alice"
     assert site.patience_seconds == 2.5
     assert parse_address(site.addresses.training) == Address("[2001:db8::1]", 7002)
+
+
+def test_collateral_from_a_service_needs_its_address_and_a_cache(write: Write) -> None:
+    section: Tree = {
+        "pccs": "https://pccs.example",
+        "cache": "cache",
+        "ca_file": "ca.pem",
+    }
+    site = read_site(write(put(site_tree(), ("collateral",), section)))
+    assert site.collateral.pccs == "https://pccs.example"
+    wrong: list[Tree] = [
+        {},
+        {"pccs": "intel"},
+        {"pccs": "intel", "cache": "cache", "directory": "files"},
+        {"directory": "files", "cache": "cache"},
+        {"directory": "files", "ca_file": "ca.pem"},
+    ]
+    for tree in wrong:
+        with pytest.raises(ConfigError) as caught:
+            read_site(write(put(site_tree(), ("collateral",), tree)))
+        assert caught.value.code == "collateral-source"
 
 
 def test_patience_and_data_may_be_left_out(write: Write) -> None:

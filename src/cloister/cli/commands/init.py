@@ -8,11 +8,15 @@ from pathlib import Path
 import click
 
 from cloister.attestation.reports import Tee
-from cloister.cli.deployment import CIFAR, DIGITS, DeploymentOrder, write_deployment
+from cloister.cli.deployment import (
+    CIFAR,
+    DIGITS,
+    TEES,
+    DeploymentOrder,
+    write_deployment,
+)
 from cloister.cli.nodes import utc_now
 from cloister.cli.output import write_json
-
-TEE_CHOICES: tuple[Tee, ...] = ("sgx", "tdx")
 
 
 @click.command("init")
@@ -33,7 +37,7 @@ TEE_CHOICES: tuple[Tee, ...] = ("sgx", "tdx")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of training.")
 @click.option(
     "--tee",
-    type=click.Choice(TEE_CHOICES),
+    type=click.Choice(TEES),
     help="Simulate this for all  [default: sgx and tdx in turn]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
@@ -73,7 +77,7 @@ def order_for(
         recipe = replace(
             recipe, rounds=rounds, warmup_rounds=min(recipe.warmup_rounds, rounds)
         )
-    turn = (tee,) if tee else TEE_CHOICES
+    turn = (tee,) if tee else TEES
     return DeploymentOrder(
         directory=directory,
         recipe=recipe,

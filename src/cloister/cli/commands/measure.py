@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import click
 
 from cloister.attestation.platforms.measurement import (
+    Installation,
     Measurement,
     measure_installation,
     node_measurement,
@@ -16,7 +18,7 @@ from cloister.attestation.platforms.measurement import (
 from cloister.cli.interpreter import isolated_path
 from cloister.cli.output import write_json
 from cloister.federation.task_loading import read_task_source
-from cloister.plan.plan import Role, read_plan
+from cloister.plan.plan import Plan, Role, read_plan
 
 
 @click.command("measure")
@@ -28,14 +30,8 @@ def command(*, plan_path: Path, as_json: bool) -> None:
     That is its interpreter, every installed file, and the task that PLAN names.
     """
     plan = read_plan(plan_path)
-    source = read_task_source(plan_path.parent / plan.task.file)
-    installation = measure_installation(
-        interpreter=running_interpreter(), search_path=isolated_path()
-    )
-    measured: dict[Role, Measurement] = {
-        role: node_measurement(installation, task_source=source, role=role)
-        for role in get_args(Role)
-    }
+    machine = measure_roles(plan, plan_path)
+    installation, measured = machine.installation, machine.measured
     if as_json:
         write_json({role: _values(m) for role, m in measured.items()})
         return
@@ -47,6 +43,38 @@ def command(*, plan_path: Path, as_json: bool) -> None:
         click.echo(f"\n{role}")
         for name, value in _values(measurement).items():
             click.echo(f"  {name.upper():<12} {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredMachine:
+    """What this machine would run.
+
+    Attributes:
+        installation: Interpreter and installed files.
+        measured: With the plan's task, by role.
+    """
+
+    installation: Installation
+    measured: dict[Role, Measurement]
+
+
+def measure_roles(plan: Plan, plan_path: Path) -> MeasuredMachine:
+    """Returns what a node of each role would measure on this machine.
+
+    Raises:
+        CloisterError: If the task, the interpreter or an installed file is unreadable.
+    """
+    source = read_task_source(plan_path.parent / plan.task.file)
+    installation = measure_installation(
+        interpreter=running_interpreter(), search_path=isolated_path()
+    )
+    return MeasuredMachine(
+        installation=installation,
+        measured={
+            role: node_measurement(installation, task_source=source, role=role)
+            for role in get_args(Role)
+        },
+    )
 
 
 def _values(measurement: Measurement) -> dict[str, str | int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cloister.attestation.policy_words import references_in_words, root_in_words
 from cloister.cli.output import write_json
 from cloister.plan.plan import Plan, plan_hash, read_plan
 
@@ -38,7 +39,6 @@ def show(*, plan_path: Path) -> None:
 def describe(plan: Plan) -> list[str]:
     """Returns a plan in words, line by line."""
     training, workers = plan.training, ", ".join(p.name for p in plan.workers)
-    root = plan.policy.server.root
     lines = [
         f"Run {plan.run_id}, plan {plan_hash(plan).hex()}",
         "",
@@ -54,15 +54,9 @@ def describe(plan: Plan) -> list[str]:
         ("server", plan.policy.server),
         ("worker", plan.policy.worker),
     ):
-        lines += [f"  {role}: SGX enclave {r.mr_enclave}" for r in policy.sgx]
-        lines += [
-            f"  {role}: TDX domain {r.mrtd[:32]}... and RTMR0-2" for r in policy.tdx
-        ]
-    lines.append(
-        "on genuine hardware, under Intel's root."
-        if root == "hardware"
-        else f"on a SIMULATED platform under {root}: nothing is confidential."
-    )
+        lines += [f"  {role}: {line}" for line in references_in_words(policy)]
+    lines += [f"on {root_in_words(plan.policy.server)}."]
+    lines += ["`cloister policy explain PLAN` says all that a policy asks for."]
     lines += [
         "",
         "The host sees sizes, times, round numbers and aggregate metrics.",

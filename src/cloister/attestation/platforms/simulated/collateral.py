@@ -1,4 +1,4 @@
-"""Collateral for the simulated machine: what Intel's services would say about it.
+"""Collateral for simulated machines: what Intel's services would say about them.
 
 TCB info version 3, QE identity version 2, both CRLs and the signing chain, in the JSON
 object that DCAP tools exchange. Signatures cover the exact text of the inner documents,
@@ -8,6 +8,7 @@ so these are carried as strings and never written a second time.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloister.attestation.platforms.simulated import profile
 from cloister.attestation.platforms.simulated.issuing import Issuer
 from cloister.attestation.platforms.simulated.keyfiles import write_new
+from cloister.attestation.platforms.simulated.profile import MACHINE, Machine
 from cloister.attestation.platforms.simulated.quotes import raw_signature
 from cloister.attestation.platforms.simulated.root import SimulatedRoot
 from cloister.attestation.reports import Tee
+from cloister.attestation.tcb_info import EnclaveLevel, PlatformLevel
+from cloister.attestation.tcb_status import EnclaveStatus, LevelStatus
 
 # As long as Intel's own lives.
 COLLATERAL_LIFE = timedelta(days=30)
@@ -34,6 +38,155 @@ _ANY_BITS = 0xFF
 # Intel's identities leave MODE64 open and compare all other flags, XFRM not at all.
 _QE_ATTRIBUTES = "11000000000000000000000000000000"
 _QE_ATTRIBUTES_MASK = "FBFFFFFFFFFFFFFF0000000000000000"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedCollateral:
+    """What would be said of a machine; by default that it is up to date.
+
+    Attributes:
+        tee: Kind of environment it is for.
+        at: Start of its validity, aware.
+        life: How long it is valid.
+        machine: The machine that it describes.
+        levels: Levels of the platform; None for one, up to date, that it meets.
+        module_levels: Levels of TDX modules by major version; None for one, likewise.
+            A version that is not here has no identity.
+        qe_levels: Levels of the quoting enclave; None for one, likewise.
+        tcb_info_number: Evaluation number of the TCB info.
+        qe_identity_number: Evaluation number of the QE identity.
+        revoked_by_root: Serial numbers on the root CA CRL.
+        revoked_by_ca: Serial numbers on the PCK CRL.
+        crl_number: Number of both lists; rises with every issue.
+        tcb_info_extra: Members that the TCB info has instead of, or beside, its own.
+        qe_identity_extra: The same of the QE identity.
+    """
+
+    tee: Tee
+    at: datetime
+    life: timedelta = COLLATERAL_LIFE
+    machine: Machine = MACHINE
+    levels: tuple[PlatformLevel, ...] | None = None
+    module_levels: dict[int, tuple[EnclaveLevel, ...]] | None = None
+    qe_levels: tuple[EnclaveLevel, ...] | None = None
+    tcb_info_number: int = profile.TCB_EVALUATION_NUMBER
+    qe_identity_number: int = profile.TCB_EVALUATION_NUMBER
+    revoked_by_root: tuple[int, ...] = ()
+    revoked_by_ca: tuple[int, ...] = ()
+    crl_number: int = _CRL_NUMBER
+    tcb_info_extra: dict[str, object] = field(default_factory=dict)
+    qe_identity_extra: dict[str, object] = field(default_factory=dict)
+
+    def signed_by(self, root: SimulatedRoot) -> dict[str, str]:
+        """Returns the collateral, signed by a development root's authorities."""
+        tcb_info = _compact(self.tcb_info())
+        qe_identity = _compact(self.qe_identity())
+        signing_chain = (root.signing.pem + root.root.pem).decode()
+        key = root.signing.key
+        return {
+            "tcb_info": tcb_info,
+            "tcb_info_signature": raw_signature(key, tcb_info.encode()).hex(),
+            "tcb_info_issuer_chain": signing_chain,
+            "qe_identity": qe_identity,
+            "qe_identity_signature": raw_signature(key, qe_identity.encode()).hex(),
+            "qe_identity_issuer_chain": signing_chain,
+            "root_ca_crl": self._crl(root.root, self.revoked_by_root).hex(),
+            "pck_crl": self._crl(root.ca, self.revoked_by_ca).hex(),
+            "pck_crl_issuer_chain": (root.ca.pem + root.root.pem).decode(),
+        }
+
+    def tcb_info(self) -> dict[str, object]:
+        """Returns the TCB info, version 3."""
+        levels = self.levels
+        if levels is None:
+            levels = (met_level(self.machine, tee=self.tee, date=self.at),)
+        module = self._tdx_module() if self.tee == "tdx" else {}
+        return {
+            "id": self.tee.upper(),
+            "version": 3,
+            **self._dates(),
+            "fmspc": self.machine.fmspc.hex().upper(),
+            "pceId": self.machine.pce_id.hex().upper(),
+            "tcbType": 0,
+            "tcbEvaluationDataNumber": self.tcb_info_number,
+            **module,
+            "tcbLevels": [_platform_level(level) for level in levels],
+            **self.tcb_info_extra,
+        }
+
+    def qe_identity(self) -> dict[str, object]:
+        """Returns the identity of the enclave that quotes for `tee`, version 2."""
+        enclave = profile.QUOTING_ENCLAVES[self.tee]
+        levels = self.qe_levels
+        if levels is None:
+            svn = self.machine.quoting_enclave(self.tee).isv_svn
+            levels = (enclave_level(svn, date=self.at),)
+        return {
+            "id": enclave.identity,
+            "version": 2,
+            **self._dates(),
+            "tcbEvaluationDataNumber": self.qe_identity_number,
+            "miscselect": "00000000",
+            "miscselectMask": "FFFFFFFF",
+            "attributes": _QE_ATTRIBUTES,
+            "attributesMask": _QE_ATTRIBUTES_MASK,
+            "mrsigner": profile.QE_SIGNER.hex().upper(),
+            "isvprodid": enclave.isv_prod_id,
+            "tcbLevels": [_enclave_level(level) for level in levels],
+            **self.qe_identity_extra,
+        }
+
+    def _tdx_module(self) -> dict[str, object]:
+        module: dict[str, object] = {
+            "mrsigner": profile.MRSIGNERSEAM.hex().upper(),
+            "attributes": profile.SEAM_ATTRIBUTES.hex().upper(),
+            "attributesMask": bytes([_ANY_BITS] * 8).hex().upper(),
+        }
+        by_major = self.module_levels
+        if by_major is None:
+            svn, major = self.machine.tee_tcb_svn[:2]
+            by_major = {major: (enclave_level(svn, date=self.at),)} if major else {}
+        identities = [
+            {
+                "id": f"TDX_{major:02X}",
+                **module,
+                "tcbLevels": [_enclave_level(level) for level in levels],
+            }
+            for major, levels in by_major.items()
+        ]
+        return {
+            "tdxModule": module,
+            **({"tdxModuleIdentities": identities} if identities else {}),
+        }
+
+    def _dates(self) -> dict[str, object]:
+        return {
+            "issueDate": _timestamp(self.at),
+            "nextUpdate": _timestamp(self.at + self.life),
+        }
+
+    def _crl(self, issuer: Issuer, serial_numbers: tuple[int, ...]) -> bytes:
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(issuer.certificate.subject)
+            .last_update(self.at)
+            .next_update(self.at + self.life)
+            .add_extension(x509.CRLNumber(self.crl_number), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(
+                    issuer.key.public_key()
+                ),
+                critical=False,
+            )
+        )
+        for number in serial_numbers:
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(number)
+                .revocation_date(self.at)
+                .build()
+            )
+        return builder.sign(issuer.key, SHA256()).public_bytes(Encoding.DER)
 
 
 def write_simulated_collateral(root: SimulatedRoot, *, at: datetime) -> None:
@@ -62,86 +215,61 @@ def simulated_collateral(
         tee: Kind of environment it is for.
         at: Start of its validity, aware; it lasts 30 days.
     """
-    tcb_info = _compact(tcb_info_document(tee=tee, at=at))
-    qe_identity = _compact(qe_identity_document(tee=tee, at=at))
-    signing_chain = (root.signing.pem + root.root.pem).decode()
-    key = root.signing.key
-    return {
-        "tcb_info": tcb_info,
-        "tcb_info_signature": raw_signature(key, tcb_info.encode()).hex(),
-        "tcb_info_issuer_chain": signing_chain,
-        "qe_identity": qe_identity,
-        "qe_identity_signature": raw_signature(key, qe_identity.encode()).hex(),
-        "qe_identity_issuer_chain": signing_chain,
-        "root_ca_crl": _empty_crl(root.root, at=at).hex(),
-        "pck_crl": _empty_crl(root.ca, at=at).hex(),
-        "pck_crl_issuer_chain": (root.ca.pem + root.root.pem).decode(),
-    }
+    return SimulatedCollateral(tee=tee, at=at).signed_by(root)
 
 
-def tcb_info_document(*, tee: Tee, at: datetime) -> dict[str, object]:
-    """Returns TCB info version 3 with one level, which the machine meets."""
+def met_level(
+    machine: Machine,
+    *,
+    tee: Tee,
+    date: datetime,
+    status: LevelStatus = "UpToDate",
+    advisory_ids: tuple[str, ...] = (),
+) -> PlatformLevel:
+    """Returns the highest level that a machine meets."""
+    return PlatformLevel(
+        sgx_svns=machine.component_svns,
+        pce_svn=machine.pce_svn,
+        tdx_svns=tuple(machine.tee_tcb_svn) if tee == "tdx" else (),
+        status=status,
+        date=date,
+        advisory_ids=advisory_ids,
+    )
+
+
+def enclave_level(
+    isv_svn: int,
+    *,
+    date: datetime,
+    status: EnclaveStatus = "UpToDate",
+    advisory_ids: tuple[str, ...] = (),
+) -> EnclaveLevel:
+    """Returns a level of a quoting enclave or of a TDX module."""
+    return EnclaveLevel(
+        isv_svn=isv_svn, status=status, date=date, advisory_ids=advisory_ids
+    )
+
+
+def _platform_level(level: PlatformLevel) -> dict[str, object]:
     tcb: dict[str, object] = {
-        "sgxtcbcomponents": [{"svn": svn} for svn in profile.COMPONENT_SVNS],
-        "pcesvn": profile.PCE_SVN,
+        "sgxtcbcomponents": [{"svn": svn} for svn in level.sgx_svns],
+        "pcesvn": level.pce_svn,
     }
-    module: dict[str, object] = {}
-    if tee == "tdx":
-        tcb["tdxtcbcomponents"] = [{"svn": svn} for svn in profile.TEE_TCB_SVN]
-        module = _tdx_module(at)
+    if level.tdx_svns:
+        tcb["tdxtcbcomponents"] = [{"svn": svn} for svn in level.tdx_svns]
+    return {"tcb": tcb, **_judgement(level)}
+
+
+def _enclave_level(level: EnclaveLevel) -> dict[str, object]:
+    return {"tcb": {"isvsvn": level.isv_svn}, **_judgement(level)}
+
+
+def _judgement(level: PlatformLevel | EnclaveLevel) -> dict[str, object]:
+    advisories = {"advisoryIDs": list(level.advisory_ids)} if level.advisory_ids else {}
     return {
-        "id": tee.upper(),
-        "version": 3,
-        **_dates(at),
-        "fmspc": profile.FMSPC.hex().upper(),
-        "pceId": profile.PCE_ID.hex().upper(),
-        "tcbType": 0,
-        "tcbEvaluationDataNumber": profile.TCB_EVALUATION_NUMBER,
-        **module,
-        "tcbLevels": [_level(tcb, at)],
-    }
-
-
-def qe_identity_document(*, tee: Tee, at: datetime) -> dict[str, object]:
-    """Returns QE identity version 2 of the enclave that quotes for `tee`."""
-    enclave = profile.QUOTING_ENCLAVES[tee]
-    return {
-        "id": enclave.identity,
-        "version": 2,
-        **_dates(at),
-        "tcbEvaluationDataNumber": profile.TCB_EVALUATION_NUMBER,
-        "miscselect": "00000000",
-        "miscselectMask": "FFFFFFFF",
-        "attributes": _QE_ATTRIBUTES,
-        "attributesMask": _QE_ATTRIBUTES_MASK,
-        "mrsigner": profile.QE_SIGNER.hex().upper(),
-        "isvprodid": enclave.isv_prod_id,
-        "tcbLevels": [_level({"isvsvn": enclave.isv_svn}, at)],
-    }
-
-
-def _tdx_module(at: datetime) -> dict[str, object]:
-    module: dict[str, object] = {
-        "mrsigner": profile.MRSIGNERSEAM.hex().upper(),
-        "attributes": profile.SEAM_ATTRIBUTES.hex().upper(),
-        "attributesMask": bytes([_ANY_BITS] * 8).hex().upper(),
-    }
-    identity = {
-        "id": f"TDX_{profile.TDX_MODULE_MAJOR:02X}",
-        **module,
-        "tcbLevels": [_level({"isvsvn": profile.TDX_MODULE_SVN}, at)],
-    }
-    return {"tdxModule": module, "tdxModuleIdentities": [identity]}
-
-
-def _level(tcb: dict[str, object], at: datetime) -> dict[str, object]:
-    return {"tcb": tcb, "tcbDate": _timestamp(at), "tcbStatus": "UpToDate"}
-
-
-def _dates(at: datetime) -> dict[str, object]:
-    return {
-        "issueDate": _timestamp(at),
-        "nextUpdate": _timestamp(at + COLLATERAL_LIFE),
+        "tcbDate": _timestamp(level.date),
+        "tcbStatus": level.status,
+        **advisories,
     }
 
 
@@ -151,19 +279,3 @@ def _timestamp(at: datetime) -> str:
 
 def _compact(document: dict[str, object]) -> str:
     return json.dumps(document, separators=(",", ":"))
-
-
-def _empty_crl(issuer: Issuer, *, at: datetime) -> bytes:
-    return (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(issuer.certificate.subject)
-        .last_update(at)
-        .next_update(at + COLLATERAL_LIFE)
-        .add_extension(x509.CRLNumber(_CRL_NUMBER), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()),
-            critical=False,
-        )
-        .sign(issuer.key, SHA256())
-        .public_bytes(Encoding.DER)
-    )

@@ -25,7 +25,7 @@ from cloister.attestation.der import (
     encode_sequence,
 )
 from cloister.attestation.pck_extension import SGX_EXTENSION_OID, SGX_TYPES
-from cloister.attestation.platforms.simulated import profile
+from cloister.attestation.platforms.simulated.profile import MACHINE, Machine
 
 ORGANISATION = "Dev only, not Intel"
 ROOT_NAME = "SIMULATED Intel SGX Root CA"
@@ -89,12 +89,15 @@ def issue_pck(
     ppid: bytes,
     platform_instance_id: bytes,
     at: datetime,
+    machine: Machine = MACHINE,
 ) -> x509.Certificate:
     """Returns one platform's certificate, with Intel's SGX extension."""
     builder = _builder(_name(PCK_NAME), public_key, at=at, life=_END_ENTITY_LIFE)
     extension = x509.UnrecognizedExtension(
         x509.ObjectIdentifier(SGX_EXTENSION_OID),
-        encode_pck_extension(ppid=ppid, platform_instance_id=platform_instance_id),
+        encode_pck_extension(
+            ppid=ppid, platform_instance_id=platform_instance_id, machine=machine
+        ),
     )
     return _issue(
         _end_entity(builder).add_extension(extension, critical=False),
@@ -103,9 +106,11 @@ def issue_pck(
     )
 
 
-def encode_pck_extension(*, ppid: bytes, platform_instance_id: bytes) -> bytes:
-    """Returns the value of Intel's SGX extension for the simulated machine."""
-    svns = (*profile.COMPONENT_SVNS, profile.PCE_SVN)
+def encode_pck_extension(
+    *, ppid: bytes, platform_instance_id: bytes, machine: Machine = MACHINE
+) -> bytes:
+    """Returns the value of Intel's SGX extension for a simulated machine."""
+    svns = (*machine.component_svns, machine.pce_svn)
     tcb = [
         _field(f"2.{number}", encode_integer(svn))
         for number, svn in enumerate(svns, start=1)
@@ -114,19 +119,23 @@ def encode_pck_extension(*, ppid: bytes, platform_instance_id: bytes) -> bytes:
         _field(f"7.{number}", encode_boolean(value=value))
         for number, value in enumerate((False, False, True), start=1)
     ]
+    instance = (
+        _field("6", encode(OCTET_STRING, platform_instance_id)),
+        _field("7", encode_sequence(*configuration)),
+    )
     return encode_sequence(
         _field("1", encode(OCTET_STRING, ppid)),
         _field(
             "2",
             encode_sequence(
-                *tcb, _field("2.18", encode(OCTET_STRING, profile.CPU_SVN))
+                *tcb,
+                _field("2.18", encode(OCTET_STRING, bytes(machine.component_svns))),
             ),
         ),
-        _field("3", encode(OCTET_STRING, profile.PCE_ID)),
-        _field("4", encode(OCTET_STRING, profile.FMSPC)),
+        _field("3", encode(OCTET_STRING, machine.pce_id)),
+        _field("4", encode(OCTET_STRING, machine.fmspc)),
         _field("5", encode_integer(SGX_TYPES.index("scalable"), tag=ENUMERATED)),
-        _field("6", encode(OCTET_STRING, platform_instance_id)),
-        _field("7", encode_sequence(*configuration)),
+        *(instance if machine.platform_instance else ()),
     )
 
 

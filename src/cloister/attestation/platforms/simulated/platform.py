@@ -23,6 +23,7 @@ from cloister.attestation.platforms.simulated.keyfiles import (
     read_key,
 )
 from cloister.attestation.platforms.simulated.quotes import (
+    USUAL_FORMS,
     certification_data,
     qe_report_body,
     quote_header,
@@ -80,7 +81,9 @@ class SimulatedPlatform:
         if len(report_data) != REPORT_DATA_BYTES:
             raise ValueError(f"report_data must be {REPORT_DATA_BYTES} bytes")
         body = report_body(
-            tee=self.tee, measurement=self.measurement, report_data=report_data
+            form=USUAL_FORMS[self.tee],
+            measurement=self.measurement,
+            report_data=report_data,
         )
         return signed_quote(
             self._header + body,
@@ -127,10 +130,11 @@ def load_simulated_platform(
         measurement=measurement,
         _attestation_key=attestation_key,
         _header=quote_header(
-            tee=tee, qe_id=hashlib.sha256(extension.ppid).digest()[:_QE_ID_BYTES]
+            form=USUAL_FORMS[tee],
+            qe_id=hashlib.sha256(extension.ppid).digest()[:_QE_ID_BYTES],
         ),
         _certification=certification_data(
-            tee=tee,
+            form=USUAL_FORMS[tee],
             qe_report=qe_report,
             qe_signature=raw_signature(pck_key, qe_report),
             pck_chain_pem=chain_pem,

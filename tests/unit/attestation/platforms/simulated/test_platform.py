@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cloister.attestation.collateral import Collateral
 from cloister.attestation.evidence import parse_evidence
 from cloister.attestation.platforms import Platform
 from cloister.attestation.platforms.measurement import Measurement
@@ -53,6 +54,7 @@ def test_it_is_a_platform_and_says_that_it_is_simulated(
 @pytest.mark.parametrize("tee", TEES)
 def test_quotes_from_many_threads_are_all_genuine(
     platforms: Mapping[Tee, SimulatedPlatform],
+    collaterals: Mapping[Tee, Collateral],
     root: SimulatedRoot,
     at: datetime,
     tee: Tee,
@@ -62,7 +64,9 @@ def test_quotes_from_many_threads_are_all_genuine(
         quotes = list(pool.map(platforms[tee].quote, wanted))
     trust_root = root.trust_root
     got = [
-        verify_evidence(parse_evidence(quote), root=trust_root, at=at).report_data
+        verify_evidence(
+            parse_evidence(quote), collateral=collaterals[tee], root=trust_root, at=at
+        ).report_data
         for quote in quotes
     ]
     assert got == wanted
