@@ -64,6 +64,12 @@ FINE = {
     "ConfigurationAndSWHardeningNeeded",
 }
 SVNS_IN_PLAY = 3
+# A machine that nothing of the oracle's appraisal refuses.
+TAME = {
+    "enclave_flags": MACHINE.enclave_flags,
+    "td_flags": MACHINE.td_flags,
+    "mrservicetd": MACHINE.mrservicetd,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,23 +176,26 @@ def explained(
     """Returns which row of the table allows this disagreement; None if none does."""
     form = platform.scenario.form
     if oracle.refusal and not mine.refusal:
-        claims = judge.claims(platform.case, at=platform.at)
-        for row in DIVERGENCES:
-            if row.theirs in oracle.refusal and row.applies(platform.scenario.machine):
-                if row.name == "an SGX report in version 4 or 5":
-                    twin = theirs(judge, platform.twin(judge, SGX_V3), at=platform.at)
-                    return row.name if _same(mine, twin, debug=claims.debug) else None
-                return row.name
+        # Without what it appraises or cannot read, it says exactly what we say.
+        tame = theirs(
+            judge,
+            platform.twin(judge, SGX_V3 if form.tee == "sgx" else form, **TAME),
+            at=platform.at,
+        )
+        appraised = [
+            row.name
+            for row in DIVERGENCES
+            if row.theirs in oracle.refusal and row.applies(platform.scenario.machine)
+        ]
+        if appraised and mine.agrees_with(tame):
+            return appraised[0]
+        if appraised:
+            oracle = tame
     if mine.refusal == "tcb-info-pceid":
         return "TCB info for another PCEID"
     if form == TD_15_V5 and _is_relaunch_difference(judge, platform, mine, oracle):
         return "when a relaunch of the TD is advised"
     return None
-
-
-def _same(mine: Outcome, twin: Outcome, *, debug: bool) -> bool:
-    """The oracle refuses a debug enclave after it has judged everything else."""
-    return mine.agrees_with(twin) or (debug and "Debug mode" in twin.refusal)
 
 
 def _is_relaunch_difference(
@@ -198,11 +207,9 @@ def _is_relaunch_difference(
     library compares a few SVNs with the newest levels.
     """
     now = platform.scenario.machine.tee_tcb_svn2
-    # What it appraises of the TD is explained by other rows.
-    plain = {"td_flags": MACHINE.td_flags}
-    launched = theirs(judge, platform.twin(judge, TD_10_V5, **plain), at=platform.at)
+    launched = theirs(judge, platform.twin(judge, TD_10_V5, **TAME), at=platform.at)
     current = theirs(
-        judge, platform.twin(judge, TD_10_V5, tee_tcb_svn=now, **plain), at=platform.at
+        judge, platform.twin(judge, TD_10_V5, tee_tcb_svn=now, **TAME), at=platform.at
     )
     advised = Outcome(
         status="TDRelaunchAdvised"
