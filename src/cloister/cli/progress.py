@@ -166,13 +166,8 @@ class LiveReporter:
         return Group(table, self._progress)
 
 
-class LineReporter:
-    """For a pipe or a file: one line for each thing worth one."""
-
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._view = RunView(plan)
-        self._console = console
-        self._last_line = 0.0
+class _Unheld:
+    """A reporter that holds nothing open while the run lasts."""
 
     def __enter__(self) -> Self:
         return self
@@ -184,6 +179,15 @@ class LineReporter:
         trace: TracebackType | None,
     ) -> None:
         return None
+
+
+class LineReporter(_Unheld):
+    """For a pipe or a file: one line for each thing worth one."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._view = RunView(plan)
+        self._console = console
+        self._last_line = 0.0
 
     def __call__(self, event: Event) -> None:
         """Takes one event of one node."""
@@ -207,22 +211,11 @@ class LineReporter:
         return party == self._view.plan.server.name
 
 
-class JsonReporter:
+class JsonReporter(_Unheld):
     """For machines: every event as it came."""
 
     def __init__(self, write: Sink) -> None:
         self._write = write
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
 
     def __call__(self, event: Event) -> None:
         """Takes one event of one node."""

@@ -6,26 +6,12 @@ from pathlib import Path
 
 import click
 
+from cloister.cli.commands._node_options import node_options
 from cloister.cli.interpreter import become_node
 
 
 @click.command("server")
-@click.option(
-    "--plan",
-    "plan_path",
-    type=click.Path(path_type=Path),
-    default=Path("plan.toml"),
-    show_default=True,
-    help="The plan.",
-)
-@click.option(
-    "--site",
-    "site_path",
-    type=click.Path(path_type=Path),
-    help="The server's site file  [default: parties/NAME/site.toml beside the plan]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Write events to stdout.")
-@click.option("--tethered", is_flag=True, help="Stop when standard input closes.")
+@node_options
 def command(
     *, plan_path: Path, site_path: Path | None, as_json: bool, tethered: bool
 ) -> None:
