@@ -18,7 +18,7 @@ from tests.support.federation_in_memory import Federation, HandClock, make_feder
 from tests.support.meeting import Meeting
 from tests.support.running import Result, Run
 
-from cloister.ratls.enrolment import Node
+from cloister.ratls.node import Node
 
 # The same examples every time, however slow the machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

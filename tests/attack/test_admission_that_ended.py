@@ -29,8 +29,9 @@ from tests.support.training_calls import (
 )
 
 from cloister.federation.messages import FinalReport
-from cloister.ratls.enrolment import ADMISSION_LIFE, Node
+from cloister.ratls.enrolment import ADMISSION_LIFE
 from cloister.ratls.enrolment_service import enrol
+from cloister.ratls.node import Node
 
 # TLS looks at the real clock, whatever the server's own one says: from here, an
 # admission lapses at a time at which certificates of both ends are still good for TLS.

@@ -17,8 +17,9 @@ from tests.support.refusals import code_of
 from cloister.ratls.admission import AdmissionTable
 from cloister.ratls.certificate import make_certificate, parse_certificate
 from cloister.ratls.challenge import Answer, ClientProof, ServerProof
-from cloister.ratls.enrolment import ClientEnrolment, Node
+from cloister.ratls.enrolment import ClientEnrolment
 from cloister.ratls.identity import new_identity
+from cloister.ratls.node import Node
 
 
 def test_a_servers_evidence_from_another_session_is_refused(

@@ -18,8 +18,8 @@ from tests.support.meeting import Meeting
 from tests.support.refusals import code_of
 
 from cloister.ratls.admission import AdmissionTable
-from cloister.ratls.enrolment import Node
 from cloister.ratls.identity import new_identity
+from cloister.ratls.node import Node
 from cloister.ratls.warrant import sign_warrant
 
 BAD_TERMS: list[tuple[dict[str, Any], str]] = [

@@ -16,7 +16,7 @@ from tests.support.running import Run
 from tests.support.whole_run import Scene, sources, task
 
 from cloister.errors import CloisterError, RefusedByPeer, VerificationError
-from cloister.ratls.enrolment import Node
+from cloister.ratls.node import Node
 
 Two = tuple[Federation, Federation]
 Make = Callable[[Federation, Federation], Node]

@@ -17,12 +17,13 @@ from tests.support.running import Run
 from cloister.plan.site import Address
 from cloister.ratls.challenge import MAX_MESSAGE_BYTES, encode_message
 from cloister.ratls.channels import open_channel
-from cloister.ratls.enrolment import ClientEnrolment, Node
+from cloister.ratls.enrolment import ClientEnrolment
 from cloister.ratls.enrolment_service import METHOD, Call, enrol
 from cloister.ratls.insecure_fetch import (
     fetch_unverified_certificate,
     open_unverified,
 )
+from cloister.ratls.node import Node
 
 Noise: TypeAlias = Callable[[OpenServer], AbstractAsyncContextManager[None]]
 GARBAGE = np.random.default_rng(7).bytes(64 * 1024)

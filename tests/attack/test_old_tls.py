@@ -11,8 +11,8 @@ from tests.support.open_server import OpenServer, open_server
 from tests.support.running import Run
 
 from cloister.plan.site import Address
-from cloister.ratls.enrolment import Node
 from cloister.ratls.insecure_fetch import open_unverified
+from cloister.ratls.node import Node
 
 
 def both(port: OpenServer) -> tuple[Address, Address]:

@@ -21,8 +21,8 @@ from cloister.errors import AppraisalError, VerificationError
 from cloister.plan.site import Address
 from cloister.ratls.certificate import make_certificate
 from cloister.ratls.channels import enrolment_credentials, listen, server_options
-from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import enrol
+from cloister.ratls.node import Node
 
 
 class Eavesdropper(grpc.GenericRpcHandler):

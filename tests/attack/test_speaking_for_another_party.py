@@ -30,8 +30,8 @@ from tests.support.training_calls import (
 
 from cloister.errors import RefusedByPeer
 from cloister.federation.messages import FinalReport, ModelRequest, encode_header
-from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import enrol
+from cloister.ratls.node import Node
 
 
 def test_a_party_joins_for_itself_only(

@@ -16,9 +16,9 @@ from tests.support.training_calls import model_of, receive
 
 from cloister.ratls.admission import new_authority
 from cloister.ratls.certificate import make_certificate
-from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import Enrolled, enrol
 from cloister.ratls.identity import new_identity
+from cloister.ratls.node import Node
 
 LIFE = timedelta(days=1)
 

@@ -16,7 +16,7 @@ from tests.support.refusals import code_of
 from cloister.attestation.collateral_source import CollateralFiles
 from cloister.errors import AppraisalError
 from cloister.ratls.challenge import Answer, ClientProof
-from cloister.ratls.enrolment import Node
+from cloister.ratls.node import Node
 
 
 def test_a_worker_that_runs_other_code_is_refused(

@@ -32,8 +32,8 @@ from cloister.attestation.platforms.simulated.root import (
 from cloister.attestation.reports import Tee
 from cloister.plan.keys import format_party_key
 from cloister.plan.plan import Plan, parse_plan, plan_hash
-from cloister.ratls.enrolment import Node
 from cloister.ratls.identity import Spki, new_identity
+from cloister.ratls.node import Node
 from cloister.ratls.warrant import Warrant, WarrantTerms, sign_warrant
 from cloister.storage.model_vault import new_identity as new_recipient
 

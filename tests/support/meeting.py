@@ -19,7 +19,8 @@ from cloister.ratls.challenge import (
     ServerProof,
     Transcript,
 )
-from cloister.ratls.enrolment import ClientEnrolment, Node, ServerEnrolment
+from cloister.ratls.enrolment import ClientEnrolment, ServerEnrolment
+from cloister.ratls.node import Node
 
 CERTIFICATE_LIFE = timedelta(days=30)
 

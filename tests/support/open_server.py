@@ -19,8 +19,8 @@ from cloister.federation.coordinator import Coordinator
 from cloister.federation.server import Ports, ServerSettings, course_of
 from cloister.plan.site import Address
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
-from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import Enrolled, enrol
+from cloister.ratls.node import Node
 from cloister.ratls.refusals import decode_status
 
 

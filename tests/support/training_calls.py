@@ -81,8 +81,9 @@ async def refused(call: Receiving | Contributing) -> str:
     """Sends no more; returns the code of the refusal that must end `call`."""
     if isinstance(call, grpc.aio.StreamStreamCall):
         await call.done_writing()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await model_of(call)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it iterates
+        async for message in call:
+            pytest.fail(f"a refused call answered with {message[:40]!r}")
     return refusal_code(caught.value)
 
 

@@ -20,7 +20,7 @@ from cloister.federation.server import Outcome, ServerSettings, serve
 from cloister.federation.task import Task
 from cloister.federation.worker import WorkerSettings, work
 from cloister.plan.site import Address
-from cloister.ratls.enrolment import Node
+from cloister.ratls.node import Node
 from cloister.storage.records import DataSource
 
 PATIENCE_SECONDS = 20.0

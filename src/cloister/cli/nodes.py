@@ -47,8 +47,8 @@ from cloister.federation.task_loading import load_task, read_task_source
 from cloister.federation.warrants import WarrantSource
 from cloister.plan.plan import Plan, Role, plan_hash, read_plan
 from cloister.plan.site import Site, read_site
-from cloister.ratls.enrolment import Node
 from cloister.ratls.identity import new_identity
+from cloister.ratls.node import Node
 
 _TEES: dict[str, Tee] = {"simulated-sgx": "sgx", "simulated-tdx": "tdx"}
 # An X.509 root is about 1 kB.

@@ -32,8 +32,8 @@ from cloister.ratls.channels import (
     server_options,
     training_credentials,
 )
-from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import EnrolmentService
+from cloister.ratls.node import Node
 from cloister.storage.model_vault import SealedModel, check_recipients, seal_model
 
 # A server's certificate outlives no run we know; a new run makes new keys.

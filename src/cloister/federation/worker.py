@@ -38,8 +38,8 @@ from cloister.federation.task_loading import task_code
 from cloister.federation.transfer import Receiver, chunks_of
 from cloister.plan.site import Address
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
-from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import Enrolled, describe_peer, enrol
+from cloister.ratls.node import Node
 from cloister.ratls.refusals import decode_status, one_line, refused_by_peer
 from cloister.storage.records import DataSource
 

@@ -36,8 +36,9 @@ from cloister.ratls.challenge import (
     encode_message,
 )
 from cloister.ratls.channels import open_channel
-from cloister.ratls.enrolment import ClientEnrolment, Node, ServerEnrolment
+from cloister.ratls.enrolment import ClientEnrolment, ServerEnrolment
 from cloister.ratls.insecure_fetch import fetch_unverified_certificate
+from cloister.ratls.node import Node
 from cloister.ratls.refusals import one_line, refusal_from, refused_by_peer
 
 METHOD = "/cloister.Enrolment/Enrol"

@@ -44,8 +44,8 @@ from cloister.federation.messages import (
     encode_header,
 )
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
-from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import enrol
+from cloister.ratls.node import Node
 
 Change = Callable[[list[bytes]], list[bytes]]
 UnaryStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"

@@ -25,7 +25,7 @@ from cloister.federation.layout import ModelBuffer
 from cloister.federation.server import Outcome, course_of
 from cloister.federation.task import Evaluation, LearnerSettings, StepReport, Task
 from cloister.plan.plan import Plan, plan_hash
-from cloister.ratls.enrolment import Node
+from cloister.ratls.node import Node
 from cloister.ratls.warrant import WarrantTerms, sign_warrant
 from cloister.storage.model_vault import open_model
 from cloister.storage.records import DataSource

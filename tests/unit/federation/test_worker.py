@@ -36,8 +36,8 @@ from cloister.ratls.channels import (
     server_options,
     training_credentials,
 )
-from cloister.ratls.enrolment import Node
 from cloister.ratls.enrolment_service import EnrolmentService
+from cloister.ratls.node import Node
 
 LIFE = timedelta(days=1)
 LAYOUT = task().layout()

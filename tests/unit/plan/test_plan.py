@@ -239,12 +239,21 @@ def test_a_missing_key_is_named(path: Path) -> None:
     assert f"`{path[-1]}`" in error.what
 
 
+def backwards(value: Value) -> Value:
+    """Returns the same tables with their keys in the other order."""
+    match value:
+        case dict():
+            return {key: backwards(value[key]) for key in reversed(value)}
+        case list():
+            return [backwards(item) for item in value]
+        case _:
+            return value
+
+
 def test_two_spellings_of_one_plan_have_one_hash() -> None:
     tree = plan_tree()
-    reordered: Tree = {
-        key: dict(reversed(list(value.items()))) if isinstance(value, dict) else value
-        for key, value in reversed(list(tree.items()))
-    }
+    reordered = backwards(tree)
+    assert isinstance(reordered, dict)
     spaced = b"# a remark\n\n" + toml_of(tree).replace(b", ", b" ,\t")
     assert hash_of(reordered) == hash_of(tree) == plan_hash(parse_plan(spaced))
 

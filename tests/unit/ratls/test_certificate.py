@@ -30,8 +30,9 @@ from cloister.ratls.certificate import (
     make_certificate,
     parse_certificate,
 )
-from cloister.ratls.enrolment import ClientEnrolment, Node
+from cloister.ratls.enrolment import ClientEnrolment
 from cloister.ratls.identity import new_identity, spki_of
+from cloister.ratls.node import Node
 
 LIFE = timedelta(days=1)
 STRANGER = new_identity()

@@ -30,8 +30,8 @@ from cloister.ratls.channels import (
     prove_tls13_only,
     server_options,
 )
-from cloister.ratls.enrolment import Node
 from cloister.ratls.insecure_fetch import fetch_unverified_certificate
+from cloister.ratls.node import Node
 
 LIFE = timedelta(days=1)
 

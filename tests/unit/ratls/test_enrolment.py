@@ -26,7 +26,8 @@ from cloister.ratls.challenge import (
     Hello,
     ServerProof,
 )
-from cloister.ratls.enrolment import ADMISSION_LIFE, ClientEnrolment, Node
+from cloister.ratls.enrolment import ADMISSION_LIFE, ClientEnrolment
+from cloister.ratls.node import Node
 from cloister.ratls.warrant import Warrant
 
 

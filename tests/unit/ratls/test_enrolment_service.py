@@ -38,9 +38,10 @@ from cloister.ratls.channels import (
     open_channel,
     server_options,
 )
-from cloister.ratls.enrolment import Node, ServerEnrolment
+from cloister.ratls.enrolment import ServerEnrolment
 from cloister.ratls.enrolment_service import METHOD, Call, describe_peer, enrol
 from cloister.ratls.insecure_fetch import fetch_unverified_certificate
+from cloister.ratls.node import Node
 
 Reply = Callable[[bytes], bytes | None]
 UnaryUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
