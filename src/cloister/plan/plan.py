@@ -244,6 +244,8 @@ def _check_parties(parties: tuple[Party, ...]) -> None:
     for what, values in (
         ("name", [p.name for p in parties]),
         ("key", [p.key for p in parties]),
+        # Counted twice, one party's records would weigh twice.
+        ("data set", [p.data for p in parties if p.data is not None]),
     ):
         repeated = {v for v in values if values.count(v) > 1}
         if repeated:
