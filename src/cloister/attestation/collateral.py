@@ -42,7 +42,7 @@ COLLATERAL_FIELDS = (
 # the only one that counts here, so this one is allowed and not looked at.
 IGNORED_FIELD = "pck_certificate_chain"
 # Two revocation lists in hexadecimal, two documents and three chains.
-MAX_COLLATERAL_BYTES = 2_097_152
+MAX_COLLATERAL_BYTES = 4_194_304
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 

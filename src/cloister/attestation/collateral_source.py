@@ -6,16 +6,16 @@ found out again at each verification, wherever it came from.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from cloister.attestation.certificates import parse_certificate
 from cloister.attestation.collateral import Collateral, parse_collateral
 from cloister.attestation.evidence import Evidence
-from cloister.attestation.pck_extension import parse_pck_extension
-from cloister.attestation.pem import split_pem_chain
+from cloister.attestation.pck_chain import verified_pck_chain
 from cloister.attestation.qe_identity import QeId
 from cloister.attestation.reports import Tee
+from cloister.attestation.trust_root import TrustRoot
 from cloister.errors import ConfigError, StorageError, VerificationError
 
 PckCa = Literal["processor", "platform"]
@@ -89,23 +89,28 @@ def collateral_file_name(tee: Tee) -> str:
 
 
 def collateral_for_evidence(
-    evidence: Evidence, *, source: CollateralSource
+    evidence: Evidence, *, source: CollateralSource, root: TrustRoot, at: datetime
 ) -> Collateral:
-    """Returns the collateral for the platform that the evidence claims to be from.
+    """Returns the collateral for the platform that the evidence comes from.
 
-    The claim is not verified yet; a false one fetches what verification then refuses.
+    Step 2 is done first: a stranger's own certificate could name any platform, and
+    would have the source ask a service for each.
+
+    Args:
+        evidence: A parsed quote.
+        source: Where collateral comes from.
+        root: The root under which the platform's certificate must be genuine.
+        at: The time to verify for, aware.
 
     Raises:
-        VerificationError: If the evidence does not name its platform (step 2).
+        VerificationError: If the platform's certificate is not genuine (step 2).
         CloisterError: If the source has nothing for it.
     """
-    leaf_der, ca_der, _ = split_pem_chain(evidence.pck_chain_pem, step=2)
-    extension = parse_certificate(leaf_der, step=2).body.sgx_extension
-    platform = parse_pck_extension(extension or b"")
+    chain = verified_pck_chain(evidence.pck_chain_pem, root=root, at=at)
     return source.collateral_for(
         tee=evidence.tee,
-        fmspc=platform.fmspc.hex().upper(),
-        ca=_authority(parse_certificate(ca_der, step=2).common_name),
+        fmspc=chain.platform.fmspc.hex().upper(),
+        ca=_authority(chain.ca.common_name),
     )
 
 

@@ -31,6 +31,11 @@ _MAX_LENGTH_OCTETS = 3
 _MAX_OID_OCTETS = 64
 
 
+# Serial and revocation list numbers have at most 21 octets, signature halves 33; an
+# integer without end could not even be written out in an error.
+MAX_INTEGER_BYTES = 40
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Element:
     """One tag with its content; nested elements are read only when asked for."""
@@ -88,14 +93,18 @@ class Element:
         """Returns a UTF8String's or a PrintableString's characters.
 
         Raises:
-            VerificationError: If this is neither, or not well encoded.
+            VerificationError: If this is neither, not well encoded, or not printable.
         """
         printable = self.tag == PRINTABLE_STRING
         content = self._content_of(PRINTABLE_STRING if printable else UTF8_STRING)
         try:
-            return content.decode("ascii" if printable else "utf-8")
+            text = content.decode("ascii" if printable else "utf-8")
         except UnicodeDecodeError as error:
             raise _malformed("string is not well encoded") from error
+        # A name from a stranger's certificate ends up on somebody's terminal.
+        if not text.isprintable():
+            raise _malformed("string has control characters")
+        return text
 
     def boolean(self) -> bool:
         """Returns a BOOLEAN's value.
@@ -213,6 +222,8 @@ def _element_at(data: bytes, start: int) -> tuple[Element, int]:
 def _integer(content: bytes) -> int:
     if not content:
         raise _malformed("integer has no octets")
+    if len(content) > MAX_INTEGER_BYTES:
+        raise _malformed(f"integer is over {MAX_INTEGER_BYTES} octets")
     if len(content) > 1 and (
         (content[0] == 0x00 and content[1] < 0x80)
         or (content[0] == 0xFF and content[1] >= 0x80)

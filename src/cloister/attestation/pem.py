@@ -37,8 +37,8 @@ def split_pem(
 ) -> tuple[bytes, ...]:
     """Returns the DER of each certificate of a chain.
 
-    One reading only: nothing before, between or after the blocks except a final NUL,
-    and base64 in its one canonical spelling, so that no bit can change unnoticed.
+    Nothing stands before, between or after the blocks except a final NUL, and base64 is
+    canonical but for where its lines break: makers break them differently.
 
     Args:
         unverified_pem: The chain.

@@ -13,11 +13,11 @@ caller's: it proves for whom the evidence was made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
-from cloister.attestation.claims import Claims, TdxMeasurements
+from cloister.attestation.claims import Claims
+from cloister.attestation.environment_checks import Check, environment_checks
 from cloister.attestation.policy_schema import (
-    NO_SERVICE_TD,
     OUT_OF_DATE,
     Policy,
     policy_sha256,
@@ -29,7 +29,6 @@ from cloister.attestation.reference_values import (
     SgxReference,
     TdxReference,
 )
-from cloister.attestation.reports import TdAttributes
 from cloister.errors import AppraisalError
 
 __all__ = [
@@ -48,19 +47,6 @@ __all__ = [
 
 # A refusal names this many accepted references; a page of hex helps nobody.
 _NAMED_REFERENCES = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One check that passed.
-
-    Attributes:
-        code: Its stable name.
-        reason: Why it passed, for people and the audit log.
-    """
-
-    code: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +145,7 @@ def examine(claims: Claims, policy: Policy) -> tuple[Check | AppraisalError, ...
         _check_tcb_status(claims, policy),
         _check_advisories(claims, policy),
         _check_evaluation_number(claims, policy),
-        _check_debug(claims, policy),
-        *_trust_domain_checks(claims, policy),
+        *environment_checks(claims, policy),
         _check_measurement(claims, policy),
     )
 
@@ -208,8 +193,11 @@ def _check_tcb_status(claims: Claims, policy: Policy) -> Check | AppraisalError:
             "status if the policy should accept it",
         )
     if status in OUT_OF_DATE:
-        ends = date + timedelta(days=policy.tcb_grace_days or 0)
-        if claims.verified_at > ends:
+        age = claims.verified_at - date
+        grace = timedelta(days=policy.tcb_grace_days or 0)
+        # A level dated near the end of all dates is not late before that.
+        ends = date + min(grace, datetime.max.replace(tzinfo=UTC) - date)
+        if age > grace:
             return AppraisalError(
                 "the platform has been out of date for longer than the policy allows",
                 code=code,
@@ -255,86 +243,6 @@ def _check_evaluation_number(claims: Claims, policy: Policy) -> Check | Appraisa
             remedy="fetch newer collateral, if need be the early update",
         )
     return Check(code=code, reason=f"TCB evaluation number {number}, at least {wanted}")
-
-
-def _check_debug(claims: Claims, policy: Policy) -> Check | AppraisalError:
-    if not claims.debug:
-        return Check(code="appraisal-debug", reason="debug is off")
-    if policy.debug == "accepted-insecurely":
-        return Check(
-            code="appraisal-debug",
-            reason="debug is on and accepted: the host can read everything",
-        )
-    return AppraisalError(
-        "the environment runs in debug mode: its host can read everything in it",
-        code="appraisal-debug",
-        expected="debug off",
-        got="debug on",
-        remedy="build and start it for production",
-    )
-
-
-def _trust_domain_checks(
-    claims: Claims, policy: Policy
-) -> tuple[Check | AppraisalError, ...]:
-    if not (
-        isinstance(claims.attributes, TdAttributes)
-        and isinstance(claims.measurements, TdxMeasurements)
-    ):
-        return ()
-    return (
-        _check_sept_ve(claims.attributes, policy),
-        _check_service_td(claims.attributes, claims.measurements, policy),
-    )
-
-
-def _check_sept_ve(attributes: TdAttributes, policy: Policy) -> Check | AppraisalError:
-    code = "appraisal-sept-ve-disable"
-    if attributes.sept_ve_disable:
-        return Check(code=code, reason="SEPT_VE_DISABLE is on")
-    if policy.sept_ve_disable == "any":
-        return Check(code=code, reason="SEPT_VE_DISABLE is off and accepted")
-    return AppraisalError(
-        "the host can inject exceptions into the trust domain by taking pages away",
-        code=code,
-        expected="SEPT_VE_DISABLE on",
-        got="SEPT_VE_DISABLE off",
-        remedy="start the domain with sept-ve-disable=on",
-    )
-
-
-def _check_service_td(
-    attributes: TdAttributes, measured: TdxMeasurements, policy: Policy
-) -> Check | AppraisalError:
-    code = "appraisal-service-td"
-    # A report of version 1.0 has no place for it: it is made where none is bound.
-    bound = measured.mrservicetd or NO_SERVICE_TD
-    if bound not in policy.mrservicetd:
-        return AppraisalError(
-            "a service TD is bound that the policy does not list",
-            code=code,
-            expected=" or ".join(
-                f"MRSERVICETD {it}" for it in policy.mrservicetd[:_NAMED_REFERENCES]
-            ),
-            got=f"MRSERVICETD {bound}",
-            remedy="a service TD can reach into the domain: start it without, or list "
-            "the one that is trusted",
-        )
-    # Only a service TD can move a domain; one that may be moved must name its mover.
-    if attributes.migratable and bound == NO_SERVICE_TD:
-        return AppraisalError(
-            "the trust domain may be moved to another machine by nobody knows whom",
-            code=code,
-            expected="MIGRATABLE off, or on with a listed MRSERVICETD",
-            got="MIGRATABLE on, no MRSERVICETD",
-            remedy="start the domain without migration",
-        )
-    return Check(
-        code=code,
-        reason="no service TD is bound"
-        if bound == NO_SERVICE_TD
-        else f"MRSERVICETD {bound} is in the policy",
-    )
 
 
 def _check_measurement(claims: Claims, policy: Policy) -> Check | AppraisalError:

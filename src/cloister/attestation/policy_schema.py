@@ -29,7 +29,15 @@ from cloister.attestation.tcb_status import TCB_STATUSES, TcbStatus
 from cloister.errors import ConfigError
 
 # Those for which `tcb_grace_days` must say how old the platform's level may be.
-OUT_OF_DATE: frozenset[str] = frozenset({"OutOfDate", "OutOfDateConfigurationNeeded"})
+# A domain that was launched on an outdated module is one of them until relaunched.
+OUT_OF_DATE: frozenset[str] = frozenset(
+    {
+        "OutOfDate",
+        "OutOfDateConfigurationNeeded",
+        "TDRelaunchAdvised",
+        "TDRelaunchAdvisedConfigurationNeeded",
+    }
+)
 
 NO_SERVICE_TD = "0" * TDX_MEASUREMENT_HEX
 PLATFORM_ID_HEX = 32

@@ -101,6 +101,11 @@ def _how_current(policy: Policy) -> list[str]:
             "  judged by collateral with TCB evaluation number"
             f" {policy.min_tcb_evaluation_number} or higher"
         )
+    elif not policy.root.startswith("simulated:"):
+        lines.append(
+            f"  {_MARK} judged by any collateral in date: a host that holds its clock"
+            " back can use old ones (set min_tcb_evaluation_number)"
+        )
     return lines
 
 

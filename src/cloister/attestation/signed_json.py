@@ -88,7 +88,24 @@ def read_object(
         raise malformed(what, str(error)) from error
     if not isinstance(document, dict):
         raise malformed(what, "not an object")
+    _refuse_surrogates(document, what=what)
     return document
+
+
+def _refuse_surrogates(value: object, *, what: str) -> None:
+    """Refuses half characters, which JSON can escape and no encoding can carry."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise malformed(what, "half a character (a lone surrogate)") from error
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            _refuse_surrogates(key, what=what)
+            _refuse_surrogates(member, what=what)
+    elif isinstance(value, list):
+        for member in value:
+            _refuse_surrogates(member, what=what)
 
 
 def split_signed_document(

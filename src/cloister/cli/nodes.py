@@ -251,6 +251,8 @@ def _collateral_source(place: Place, root: TrustRoot) -> CollateralSource:
             if section.pccs == "intel"
             else CollateralService(address=section.pccs),
             ca_file=place.at_site(section.ca_file) if section.ca_file else None,
+            release=section.release or "standard",
+            minimum_evaluation_number=section.minimum_evaluation_number or 0,
         ),
         root=root,
         cache_directory=place.at_site(section.cache),
@@ -268,11 +270,14 @@ def _warn_if_refusable(
     """Says early what the peers will say; the peers decide, not this."""
     try:
         evidence = parse_evidence(platform.quote(bytes(64)))
+        at = utc_now()
         claims = verify_evidence(
             evidence,
-            collateral=collateral_for_evidence(evidence, source=collateral),
+            collateral=collateral_for_evidence(
+                evidence, source=collateral, root=root, at=at
+            ),
             root=root,
-            at=utc_now(),
+            at=at,
         )
         appraise(claims, policy)
     except VerificationError as error:

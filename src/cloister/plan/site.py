@@ -62,6 +62,8 @@ class CollateralSection(
     pccs: PathText | None = None
     ca_file: PathText | None = None
     cache: PathText | None = None
+    release: Literal["standard", "early"] | None = None
+    minimum_evaluation_number: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
 
     def __post_init__(self) -> None:
         if (self.directory is None) == (self.pccs is None):
@@ -77,11 +79,18 @@ class CollateralSection(
                 code="collateral-source",
                 expected="[collateral] cache, a directory",
             )
-        if self.directory is not None and (self.cache or self.ca_file):
+        fetching = (
+            self.cache,
+            self.ca_file,
+            self.release,
+            self.minimum_evaluation_number,
+        )
+        if self.directory is not None and any(it is not None for it in fetching):
             raise ConfigError(
                 "a setting would be ignored",
                 code="collateral-source",
-                expected="[collateral] cache and ca_file only with pccs",
+                expected="[collateral] cache, ca_file, release and"
+                " minimum_evaluation_number only with pccs",
             )
 
 

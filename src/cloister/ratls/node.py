@@ -82,7 +82,9 @@ class Node:
             CloisterError: If the quote is malformed or there is no collateral for it.
         """
         evidence = parse_evidence(unverified_quote)
-        collateral_for_evidence(evidence, source=self.collateral)
+        collateral_for_evidence(
+            evidence, source=self.collateral, root=self.root, at=self.clock()
+        )
 
     def check_warrant(
         self, unverified: Warrant, *, role: Role, party: str, tls_key: Spki
@@ -118,7 +120,9 @@ def _appraise(
     evidence = parse_evidence(unverified_quote)
     claims = verify_evidence(
         evidence,
-        collateral=collateral_for_evidence(evidence, source=collateral),
+        collateral=collateral_for_evidence(
+            evidence, source=collateral, root=root, at=at
+        ),
         root=root,
         at=at,
     )

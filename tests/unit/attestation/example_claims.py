@@ -9,6 +9,7 @@ from typing import Any
 from cloister.attestation.claims import Claims, SgxMeasurements, TdxMeasurements
 from cloister.attestation.reports import (
     SGX_FLAG_INIT,
+    SGX_FLAG_MODE64,
     TD_FLAG_SEPT_VE_DISABLE,
     SgxAttributes,
     TdAttributes,
@@ -49,7 +50,7 @@ TDX = TdxMeasurements(
     mrservicetd=None,
     tee_tcb_svn2=None,
 )
-SGX_ATTRIBUTES = SgxAttributes(flags=SGX_FLAG_INIT, xfrm=0xE7)
+SGX_ATTRIBUTES = SgxAttributes(flags=SGX_FLAG_INIT | SGX_FLAG_MODE64, xfrm=0xE7)
 TD_ATTRIBUTES = TdAttributes(flags=TD_FLAG_SEPT_VE_DISABLE)
 
 

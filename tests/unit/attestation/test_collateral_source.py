@@ -52,7 +52,9 @@ def test_the_file_for_the_evidences_platform_verifies_it(
 ) -> None:
     source: CollateralSource = CollateralFiles(directory)
     evidence = parse_evidence(quotes[tee])
-    collateral = collateral_for_evidence(evidence, source=source)
+    collateral = collateral_for_evidence(
+        evidence, source=source, root=root.trust_root, at=at
+    )
     claims = verify_evidence(
         evidence, collateral=collateral, root=root.trust_root, at=at
     )

@@ -9,6 +9,7 @@ from cloister.attestation.der import (
     OBJECT_IDENTIFIER,
     OCTET_STRING,
     SET,
+    UTF8_STRING,
     encode,
     encode_boolean,
     encode_integer,
@@ -121,3 +122,16 @@ def test_any_bytes_are_read_exactly_or_refused(data: bytes) -> None:
     except VerificationError:
         return
     assert encode(element.tag, element.content) == data
+
+
+def test_an_integer_too_long_to_be_written_out_is_refused() -> None:
+    """A stranger's certificate may hold one; no error may be made of its digits."""
+    assert parse_der(encode(INTEGER, b"\x01" * 40)).integer()
+    with pytest.raises(VerificationError, match="over 40 octets"):
+        parse_der(encode(INTEGER, b"\x01" * 2001)).integer()
+
+
+@pytest.mark.parametrize("text", ["\x1b[2JOK genuine", "two\nlines", "bell\x07"])
+def test_a_string_that_would_write_on_a_terminal_is_refused(text: str) -> None:
+    with pytest.raises(VerificationError, match="control characters"):
+        parse_der(encode(UTF8_STRING, text.encode())).text()

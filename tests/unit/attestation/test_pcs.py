@@ -192,7 +192,9 @@ def test_what_is_fetched_for_evidence_verifies_it(
     evidence = parse_evidence(case.quote)
     claims = verify_evidence(
         evidence,
-        collateral=collateral_for_evidence(evidence, source=make_client()),
+        collateral=collateral_for_evidence(
+            evidence, source=make_client(), root=shared_root.trust_root, at=at
+        ),
         root=shared_root.trust_root,
         at=at,
     )

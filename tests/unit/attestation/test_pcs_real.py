@@ -45,7 +45,9 @@ def test_every_real_quote_is_judged_alike_with_its_collateral_from_a_pccs(
             cache_directory=tmp_path / str(number),
             clock=clock,
         ) as client:
-            collateral = collateral_for_evidence(evidence, source=client)
+            collateral = collateral_for_evidence(
+                evidence, source=client, root=intel_trust_root(), at=real.at
+            )
         got = json.loads(collateral.to_json())
         assert got == {name: said[name] for name in got}, real
         refusal = pytest.raises(VerificationError, match="TCB")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -29,9 +29,15 @@ from cloister.attestation.policy import (
     examine,
     policy_sha256,
 )
+from cloister.attestation.policy_schema import OUT_OF_DATE
 from cloister.attestation.reports import (
+    SGX_FLAG_EINIT_TOKEN_KEY,
+    SGX_FLAG_INIT,
+    SGX_FLAG_MODE64,
+    SGX_FLAG_PROVISION_KEY,
     TD_FLAG_MIGRATABLE,
     TD_FLAG_SEPT_VE_DISABLE,
+    SgxAttributes,
     TdAttributes,
     Tee,
 )
@@ -81,6 +87,7 @@ def test_what_the_policy_lists_is_accepted_with_reasons(tee: Tee) -> None:
         "appraisal-advisories",
         "appraisal-evaluation-number",
         "appraisal-debug",
+        "appraisal-attributes",
         *(of_a_domain if tee == "tdx" else []),
         "appraisal-measurement",
     ]
@@ -139,7 +146,7 @@ def test_only_up_to_date_is_accepted_unless_the_status_is_listed(status: str) ->
     assert error.code == "appraisal-tcb-status"
     assert error.expected == "UpToDate"
     assert status in error.got
-    grace = 365 if status.startswith("OutOfDate") else None
+    grace = 365 if status in OUT_OF_DATE else None
     appraise(claims, but(tcb_statuses=(status,), tcb_grace_days=grace))
 
 
@@ -340,7 +347,7 @@ def test_every_failing_check_is_named_in_one_refusal() -> None:
         debug=True,
         tcb_status="OutOfDate",
         advisory_ids=("INTEL-SA-00960",),
-        attributes=TdAttributes(flags=TD_FLAG_MIGRATABLE),
+        attributes=TdAttributes(flags=TD_FLAG_MIGRATABLE | 1 << 40),
     )
     policy = but(
         root="hardware",
@@ -357,6 +364,7 @@ def test_every_failing_check_is_named_in_one_refusal() -> None:
         "advisories",
         "too old",
         "debug",
+        "attributes that nothing",
         "exceptions",
         "moved",
         "other code",
@@ -365,8 +373,38 @@ def test_every_failing_check_is_named_in_one_refusal() -> None:
     assert "hardware" in error.expected
     assert "debug on" in error.got
     outcomes = examine(bad, policy)
-    assert len(outcomes) == 9
+    assert len(outcomes) == 10
     assert not any(isinstance(it, Check) for it in outcomes)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        SGX_FLAG_INIT,  # 32-bit mode: the same bytes would be other code
+        SGX_FLAG_MODE64,
+        SGX_FLAG_INIT | SGX_FLAG_MODE64 | SGX_FLAG_PROVISION_KEY,
+        SGX_FLAG_INIT | SGX_FLAG_MODE64 | SGX_FLAG_EINIT_TOKEN_KEY,
+        SGX_FLAG_INIT | SGX_FLAG_MODE64 | 1 << 40,
+    ],
+)
+def test_an_enclave_with_other_attributes_than_its_makers_meant_is_refused(
+    flags: int,
+) -> None:
+    """MRENCLAVE does not cover them: whoever signs the enclave picks them."""
+    claims = example_claims("sgx", attributes=SgxAttributes(flags=flags, xfrm=0xE7))
+    assert refused(claims, POLICY).code == "appraisal-attributes"
+
+
+def test_a_trust_domain_with_an_unknown_attribute_is_refused() -> None:
+    flags = TD_ATTRIBUTES.flags | 1 << 40
+    claims = example_claims("tdx", attributes=TdAttributes(flags=flags))
+    assert refused(claims, POLICY).code == "appraisal-attributes"
+
+
+def test_a_level_at_the_end_of_all_dates_overflows_nothing() -> None:
+    policy = but(tcb_statuses=("OutOfDate",), tcb_grace_days=36_525)
+    end = datetime(9999, 12, 31, tzinfo=UTC)
+    appraise(example_claims("sgx", tcb_status="OutOfDate", tcb_date=end), policy)
 
 
 def test_examining_shows_what_passed_and_what_did_not() -> None:
@@ -374,7 +412,7 @@ def test_examining_shows_what_passed_and_what_did_not() -> None:
     assert [it.code for it in outcomes if isinstance(it, AppraisalError)] == [
         "appraisal-debug"
     ]
-    assert sum(isinstance(it, Check) for it in outcomes) == 6
+    assert sum(isinstance(it, Check) for it in outcomes) == 7
 
 
 def test_a_partys_own_policy_can_only_refuse_more() -> None:

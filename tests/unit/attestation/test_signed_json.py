@@ -160,3 +160,17 @@ def test_any_bytes_are_read_or_refused_and_nothing_else(data: bytes) -> None:
 def test_a_day_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(VerificationError):
         timestamp(text, what="document")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"\\ud800": 1}',
+        '{"id": "\\ud800"}',
+        '{"levels": [{"tcb": {"\\udfff": 1}}]}',
+    ],
+)
+def test_half_a_character_is_refused(text: str) -> None:
+    """JSON can escape a lone surrogate, and no encoding can carry it any further."""
+    with pytest.raises(VerificationError, match="half a character"):
+        read_object(text.encode(), what="document")
