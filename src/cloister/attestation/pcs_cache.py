@@ -226,6 +226,7 @@ def _write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
+        # Also on Ctrl-C: half a file is never left behind. Raised again below.
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise

@@ -141,6 +141,7 @@ def write_deployment(
         shutil.rmtree(draft, ignore_errors=True)
         raise _cannot_write(order.directory, error) from error
     except BaseException:
+        # Also on Ctrl-C: there are keys in the draft. Raised again below.
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return target / "plan.toml"

@@ -194,6 +194,7 @@ class Ports:
             await self._enrolment.start()
             await prove_tls13_only(settings.enrolment)
         except BaseException:
+            # Also when cancelled: an open port would outlive its server. Raised again.
             await self._stop()
             raise
         self._log.info(
