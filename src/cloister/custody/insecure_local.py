@@ -26,6 +26,7 @@ from structlog.typing import FilteringBoundLogger
 from cloister.errors import ConfigError, StorageError
 from cloister.plan.keys import format_party_key
 from cloister.plan.plan import Plan, PlanHash, Role
+from cloister.plan.plan import plan_hash as plan_hash_of
 from cloister.ratls.identity import Spki
 from cloister.ratls.warrant import Warrant, WarrantTerms, sign_warrant
 
@@ -61,6 +62,7 @@ class InsecureLocalCustodian:
                 expected="a custodian at the party's own site",
                 got="[custodian] insecure_local_key",
             )
+        self._plan = plan
         self._key = _read_key(key_path)
         self._epoch_path = key_path.with_suffix(".epoch")
         self._clock = clock
@@ -72,8 +74,10 @@ class InsecureLocalCustodian:
         """Returns a warrant of the next epoch.
 
         Raises:
+            ConfigError: If it is not for this custodian's plan and its key's party.
             StorageError: If the epoch cannot be counted on.
         """
+        self._check_own(run_id=run_id, digest=plan_hash, role=role, party=party)
         at = self._clock()
         epoch = _next_epoch(self._epoch_path)
         self._log.warning(
@@ -92,6 +96,26 @@ class InsecureLocalCustodian:
             expires_at=int((at + WARRANT_LIFE).timestamp()),
         )
         return sign_warrant(terms, self._key)
+
+    def _check_own(
+        self, *, run_id: str, digest: PlanHash, role: Role, party: str
+    ) -> None:
+        """Refuses to sign what this party never agreed to; no epoch is spent on it."""
+        found = self._plan.find_party(party)
+        for what, expected, got in (
+            ("run", self._plan.run_id, run_id),
+            ("plan", plan_hash_of(self._plan).hex(), digest.hex()),
+            ("role", found.role, role),
+            ("key", found.key, format_party_key(self._key)),
+        ):
+            if expected != got:
+                raise ConfigError(
+                    f"no warrant for {party!r}: another {what}",
+                    code="warrant-not-ours",
+                    expected=expected,
+                    got=got,
+                    remedy="Plan, site file and party key must be of one deployment.",
+                )
 
 
 def new_insecure_party_key(path: Path) -> str:

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x448
@@ -62,9 +63,9 @@ def plan(federation: Federation) -> Plan:
 
 
 @pytest.fixture
-def key_path(tmp_path: Path) -> Path:
+def key_path(tmp_path: Path, federation: Federation) -> Path:
     path = tmp_path / "insecure-party-key.pem"
-    new_insecure_party_key(path)
+    path.write_bytes(pem(federation.keys["alice"]))
     return path
 
 
@@ -90,11 +91,10 @@ async def warrant_by(custodian: InsecureLocalCustodian, plan: Plan) -> Warrant:
 
 
 def test_it_signs_what_the_plans_party_key_verifies(
-    run: Run, plan: Plan, tmp_path: Path
+    run: Run, plan: Plan, key_path: Path
 ) -> None:
-    path = tmp_path / "key.pem"
-    public = parse_party_key(new_insecure_party_key(path))
-    warrant = run(warrant_by(custodian_of(plan, path), plan))
+    public = parse_party_key(plan.find_party("alice").key)
+    warrant = run(warrant_by(custodian_of(plan, key_path), plan))
     wanted = WarrantTerms(
         run_id=plan.run_id,
         plan_hash=plan_hash(plan),
@@ -107,6 +107,32 @@ def test_it_signs_what_the_plans_party_key_verifies(
     )
     for at in (START, START + WARRANT_LIFE - timedelta(seconds=1)):
         assert verify_warrant(warrant, key=public, wanted=wanted, at=at).epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("run_id", "blobs/b", "another run"),
+        ("plan_hash", bytes(32), "another plan"),
+        ("role", "server", "another role"),
+        ("party", "bob", "another key"),
+        ("party", "mallory", "no party"),
+    ],
+)
+def test_it_signs_nothing_its_party_did_not_agree_to(
+    run: Run, plan: Plan, key_path: Path, name: str, value: Any, what: str
+) -> None:
+    asked: dict[str, Any] = {
+        "run_id": plan.run_id,
+        "plan_hash": plan_hash(plan),
+        "role": "worker",
+        "party": "alice",
+        "tls_key": SPKI,
+    }
+    custodian = custodian_of(plan, key_path)
+    with pytest.raises(ConfigError, match=what):
+        run(custodian.warrant(**(asked | {name: value})))
+    assert not key_path.with_suffix(".epoch").exists()
 
 
 def test_every_warrant_is_warned_of_in_the_log(
@@ -146,7 +172,8 @@ def test_custodians_in_other_processes_give_every_epoch_once(
     run: Run, plan: Plan, key_path: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "plan.toml"
-    path.write_bytes(toml_of(plan_tree()))
+    keys = {party.name: party.key for party in plan.party}
+    path.write_bytes(toml_of(plan_tree(keys=keys)))
     command = [sys.executable, "-c", SCRIPT, str(path), str(key_path), "15"]
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
