@@ -22,7 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import cloister
-from cloister.attestation.certificate_evidence import EVIDENCE_OID, EVIDENCE_TAG
+from cloister.attestation.certificate_evidence import (
+    EVIDENCE_OID,
+    EVIDENCE_TAG,
+    LEGACY_EVIDENCE_OID,
+)
+from cloister.attestation.der import encode, encode_oid, encode_sequence
 from cloister.attestation.platforms.measurement import Measurement
 from cloister.attestation.platforms.simulated.collateral import (
     SimulatedCollateral,
@@ -355,6 +360,22 @@ def certificate(quote: bytes, claims: bytes, key: ec.EllipticCurvePrivateKey) ->
     return built.public_bytes(Encoding.PEM)
 
 
+def bare_certificate(extensions: dict[str, bytes], spki: bytes) -> bytes:
+    """A certificate with the legacy identifier too, which pyca refuses to write."""
+    written = [
+        encode_sequence(encode_oid(oid), encode(0x04, value))
+        for oid, value in extensions.items()
+    ]
+    body = encode_sequence(
+        encode(0xA0, encode(0x02, b"\x02")),
+        encode(0x02, b"\x01"),
+        *[encode_sequence()] * 4,
+        spki,
+        encode(0xA3, encode_sequence(*written)),
+    )
+    return encode_sequence(body, encode_sequence(), encode(0x03, b"\x00"))
+
+
 def sha256(data: bytes) -> bytes:
     digest = hashes.Hash(hashes.SHA256())
     digest.update(data)
@@ -373,8 +394,12 @@ def test_a_certificate_is_genuine_with_a_quote_for_its_own_key(make: Make) -> No
     answer = case.verify_file(path)
     assert answer.status == 0
     assert answer.json["certificate_bound"] is True
+    assert answer.json["certificate_layout"] == "interoperable"
     shown = run("quote", "show", path, "--json")
     assert shown.json["measurements"]["mr_enclave"] == "a1" * 32
+    assert shown.json["certificate_layout"] == "interoperable"
+    bare = case.verify().json
+    assert (bare["certificate_bound"], bare["certificate_layout"]) == (None, None)
     # The same honest claims around a quote that somebody made for another key.
     other = make(report_data=bytes(64))
     forged = certificate(other.quote.read_bytes(), claims, key)
@@ -382,6 +407,88 @@ def test_a_certificate_is_genuine_with_a_quote_for_its_own_key(make: Make) -> No
     assert answer.status == 3
     assert answer.json["genuine"] is False
     assert answer.json["error"]["code"] == "certificate-binding"
+
+
+def test_a_certificate_with_an_unknown_claim_is_refused(make: Make) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    spki = key.public_key().public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    named = {"pubkey-hash": cbor2.dumps([1, sha256(spki)])}
+    for more, status in (({"nonce": b"n"}, 0), ({"key_0": b"value_0"}, 3)):
+        claims = cbor2.dumps({**named, **more})
+        case = make(report_data=sha256(claims) + bytes(32))
+        pem = certificate(case.quote.read_bytes(), claims, key)
+        answer = case.verify_file(case.file("peer.pem", pem))
+        assert answer.status == status
+        if status:
+            assert answer.json["genuine"] is False
+            assert answer.json["error"]["got"] == "'key_0'"
+
+
+def test_a_legacy_certificate_is_verified_only_where_a_policy_asks(make: Make) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    case = make(report_data=sha256(spki) + bytes(32))
+    quote = case.quote.read_bytes()
+    path = case.file("old.der", bare_certificate({LEGACY_EVIDENCE_OID: quote}, spki))
+    entry = {
+        "mr_enclave": "a1" * 32,
+        "mr_signer": "a2" * 32,
+        "isv_prod_id": "3",
+        "isv_svn": "7",
+    }
+    switches = {f"verify_{name}": "on" for name in entry}
+    config = case.file("dynamic_config.json", {**switches, "sgx_mrs": [entry]})
+    refusing = (
+        (),
+        ("--policy", case.policy()),
+        ("--policy", config),
+    )
+    for arguments in refusing:
+        answer = case.verify_file(path, *arguments)
+        assert answer.status == 3
+        assert answer.json["genuine"] is False
+        error = answer.json["error"]
+        assert (error["code"], error["step"]) == ("certificate-legacy", 1)
+        assert 'legacy_certificates = "accepted"' in error["expected"]
+        assert "legacy_certificates" in answer.errors
+    asking = ("--policy", case.policy(legacy_certificates="accepted"))
+    answer = case.verify_file(path, *asking)
+    assert answer.status == 0
+    assert answer.json["certificate_bound"] is True
+    assert answer.json["certificate_layout"] == "legacy"
+    assert answer.json["appraisal"]["accepted"] is True
+    words = run(
+        *("quote", "verify", path, "--collateral", case.collateral, *asking),
+        *("--root-ca", case.root_der, "--root-kind", "simulated"),
+        *("--at", str(int(AT.timestamp()))),
+    ).words
+    assert "LEGACY: a bare quote over its key" in words
+    # Asked for or not, it is for its own key.
+    other = ec.generate_private_key(ec.SECP256R1()).public_key()
+    stolen = bare_certificate(
+        {LEGACY_EVIDENCE_OID: quote},
+        other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    )
+    answer = case.verify_file(case.file("stolen.der", stolen), *asking)
+    assert answer.status == 3
+    assert answer.json["error"]["code"] == "certificate-binding"
+
+
+def test_show_says_that_a_certificate_is_legacy_and_unverified(make: Make) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    case = make()
+    quote = case.quote.read_bytes()
+    path = case.file("old.der", bare_certificate({LEGACY_EVIDENCE_OID: quote}, spki))
+    shown = run("quote", "show", path, "--json")
+    assert shown.status == 0
+    assert shown.json["verified"] is False
+    assert shown.json["certificate_layout"] == "legacy"
+    words = run("quote", "show", path).words
+    assert words.startswith("NOT VERIFIED")
+    assert "LEGACY" in words
 
 
 def test_the_references_file_is_a_policy_too(make: Make) -> None:

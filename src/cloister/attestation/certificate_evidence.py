@@ -2,9 +2,13 @@
 
 Follows Interoperable RA-TLS: extension 2.23.133.5.4.9 holds CBOR tag 60000 ([quote,
 claims]), the quote's report data is SHA-256(claims) and 32 zeros, and the claims'
-"pubkey-hash" names the hash of the SubjectPublicKeyInfo. Gramine's older extension
-(read as 0.6.9.42.840.113741.1337.6) holds a bare quote over SHA-256 of the key; it
-counts only where the first is not there.
+"pubkey-hash" names the hash of the SubjectPublicKeyInfo. Beside it a "nonce" may stand
+and nothing else: a claim that we do not know could limit what the others mean.
+
+Gramine's legacy extension (read as 0.6.9.42.840.113741.1337.6) holds a bare quote over
+SHA-256 of the key. Where the first is there it is not looked at; alone it makes a
+`LegacyCertificate`, whose quote counts only under a policy that asks for such ones
+(`certificate_acceptance`).
 
 Read by our own strict reader: pyca refuses certificates of makers who write NULL
 parameters after ECDSA. The certificate's signature is not looked at: it is the
@@ -34,6 +38,7 @@ EVIDENCE_OID = "2.23.133.5.4.9"
 LEGACY_EVIDENCE_OID = "0.6.9.42.840.113741.1337.6"
 EVIDENCE_TAG = 60000
 PUBLIC_KEY_HASH = "pubkey-hash"
+NONCE = "nonce"
 # A quote with its chain is 5 to 10 kB, and Gramine carries two.
 MAX_CERTIFICATE_BYTES = 65_536
 
@@ -49,7 +54,9 @@ _KNOWN_CRITICAL = frozenset(
         _EXTENDED_KEY_USAGE_OID,
     }
 )
+_KNOWN_CLAIMS = frozenset({PUBLIC_KEY_HASH, NONCE})
 _EXTENSIONS_TAG = 0xA3
+_CLAIMS = f"{PUBLIC_KEY_HASH}, beside it at most {NONCE}"
 _PUBLIC_KEY, _EXTENSIONS, _BODY_LENGTH = 6, 7, 8
 
 # IANA's named information registry.
@@ -90,6 +97,22 @@ class CertificateEvidence:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegacyCertificate:
+    """A certificate with nothing but a bare quote in Gramine's legacy extension.
+
+    On purpose no `CertificateEvidence`, and without the names of its attributes: only
+    `certificate_acceptance.accepted_evidence` makes one of it, and asks a policy first.
+
+    Attributes:
+        spki: The certificate's key, as its SubjectPublicKeyInfo in DER.
+        unaccepted_quote: The quote it carries; to be shown, and not to be verified.
+    """
+
+    spki: bytes
+    unaccepted_quote: bytes = field(repr=False)
+
+
 def is_certificate(unverified: bytes) -> bool:
     """Whether bytes look like a certificate in PEM or DER rather than a quote.
 
@@ -98,17 +121,25 @@ def is_certificate(unverified: bytes) -> bool:
     return unverified.startswith(_PEM_BEGIN) or unverified[:1] == bytes([SEQUENCE])
 
 
-def parse_certificate_evidence(unverified: bytes) -> CertificateEvidence:
+def report_data_over(signed: bytes) -> bytes:
+    """Returns the report data, 64 bytes, of a quote made for `signed`."""
+    return hashlib.sha256(signed).digest().ljust(REPORT_DATA_BYTES, b"\0")
+
+
+def parse_certificate_evidence(
+    unverified: bytes,
+) -> CertificateEvidence | LegacyCertificate:
     """Returns the quote in a certificate; believes nothing of it.
 
-    The caller verifies the quote and then calls `check_bound`.
+    The caller asks `certificate_acceptance.accepted_evidence` whether it may count,
+    verifies the quote, and then calls `check_bound`.
 
     Args:
         unverified: One certificate, in PEM or DER.
 
     Raises:
         VerificationError: If it is malformed, carries no evidence, or its claims do not
-            name its own key (step 1).
+            name its own key or hold what is not known (step 1).
     """
     try:
         return _evidence(_der(unverified))
@@ -131,7 +162,7 @@ def _der(unverified: bytes) -> bytes:
     return unverified
 
 
-def _evidence(unverified_der: bytes) -> CertificateEvidence:
+def _evidence(unverified_der: bytes) -> CertificateEvidence | LegacyCertificate:
     if len(unverified_der) > MAX_CERTIFICATE_BYTES:
         raise _malformed("too large", expected=f"{MAX_CERTIFICATE_BYTES} bytes")
     fields = parse_der(unverified_der).children()
@@ -147,20 +178,16 @@ def _evidence(unverified_der: bytes) -> CertificateEvidence:
     if EVIDENCE_OID in extensions:
         quote, claims = _tagged(extensions[EVIDENCE_OID])
         _check_claims(claims, spki)
-        return _bound_to(spki, quote, signed=claims)
+        return CertificateEvidence(
+            spki=spki,
+            unverified_quote=quote,
+            expected_report_data=report_data_over(claims),
+        )
     if LEGACY_EVIDENCE_OID in extensions:
-        return _bound_to(spki, extensions[LEGACY_EVIDENCE_OID], signed=spki)
+        return LegacyCertificate(
+            spki=spki, unaccepted_quote=extensions[LEGACY_EVIDENCE_OID]
+        )
     raise _malformed("it carries no quote", expected=f"extension {EVIDENCE_OID}")
-
-
-def _bound_to(spki: bytes, quote: bytes, *, signed: bytes) -> CertificateEvidence:
-    return CertificateEvidence(
-        spki=spki,
-        unverified_quote=quote,
-        expected_report_data=hashlib.sha256(signed)
-        .digest()
-        .ljust(REPORT_DATA_BYTES, b"\0"),
-    )
 
 
 def _tagged(value: bytes) -> tuple[bytes, bytes]:
@@ -175,18 +202,36 @@ def _tagged(value: bytes) -> tuple[bytes, bytes]:
 
 
 def _check_claims(claims: bytes, spki: bytes) -> None:
-    """Checks that the claims name this key; what else they say is not looked at.
+    """Checks that the claims hold what is known, each once, and name this key.
 
-    Gramine's own verifier accepts claims without the key's hash, and then anybody's.
+    Gramine's own verifier passes over unknown claims, and accepts claims without the
+    key's hash, and then anybody's.
     """
-    named = None
-    match _cbor(claims):
-        case {"pubkey-hash": bytes(encoded)}:
-            named = _cbor(encoded)
-        case _:
-            pass
-    match named:
-        case [int(algorithm), bytes(digest)] if algorithm in _HASHES:
+    # 1. A map, and no key twice: in its shortest form it has each once.
+    held = _cbor(claims)
+    if not isinstance(held, dict):
+        raise _malformed("its claims are no map", expected=f"a map with {_CLAIMS}")
+    # 2. Nothing unknown.
+    unknown = sorted(_name(key) for key in held.keys() - _KNOWN_CLAIMS)
+    if unknown:
+        raise _malformed(
+            "it holds unknown claims",
+            expected=_CLAIMS,
+            got=", ".join(unknown)[:200],
+        )
+    # 3. A nonce is bytes. With what it should be compared only its asker knows.
+    if NONCE in held and not isinstance(held[NONCE], bytes):
+        raise _malformed("its nonce is not a byte string", expected=_CLAIMS)
+    # 4. The hash is this key's.
+    _check_key(held.get(PUBLIC_KEY_HASH), spki)
+
+
+def _check_key(named: object, spki: bytes) -> None:
+    match _cbor(named) if isinstance(named, bytes) else None:
+        # A Boolean equals a number here, and is none in CBOR.
+        case [int(algorithm), bytes(digest)] if (
+            not isinstance(algorithm, bool) and algorithm in _HASHES
+        ):
             if digest == _HASHES[algorithm](spki):
                 return
             raise _malformed(
@@ -199,6 +244,10 @@ def _check_claims(claims: bytes, spki: bytes) -> None:
                 "its claims do not name a key",
                 expected=f"{PUBLIC_KEY_HASH} with SHA-256, SHA-384 or SHA-512",
             )
+
+
+def _name(key: object) -> str:
+    return repr(key) if isinstance(key, str) else f"a {type(key).__name__}"
 
 
 def _cbor(encoded: bytes) -> object:

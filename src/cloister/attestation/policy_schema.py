@@ -72,6 +72,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         mrservicetd: Service TDs that may be bound; only zeros, none, by default.
         platforms: PPIDs or platform instance IDs that are accepted; "any" for all.
             Left out it means any platform of that root, and only where it is simulated.
+        legacy_certificates: "accepted" for other makers' certificates that hold a bare
+            quote over their key and no claims, as those of Gramine before 1.8.
 
     Raises:
         ConfigError: If a value is malformed, nothing would be accepted, or a setting
@@ -90,12 +92,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sept_ve_disable: Literal["required", "any"] = "required"
     mrservicetd: tuple[str, ...] = (NO_SERVICE_TD,)
     platforms: tuple[str, ...] | Literal["any"] | None = None
+    legacy_certificates: Literal["refused", "accepted"] = "refused"
 
     def __post_init__(self) -> None:
         """Refuses what is malformed, accepts nothing, or would be ignored."""
         _check_root(self.root)
         _check_references(self)
         _check_tcb(self)
+        _check_rules(self)
         _check_trust_domain_rules(self)
         _check_platforms(self)
 
@@ -196,12 +200,9 @@ def _check_range(name: str, number: int | None, maximum: int) -> None:
         )
 
 
-def _check_trust_domain_rules(policy: Policy) -> None:
-    for name, given in (
-        ("debug", policy.debug),
-        ("sept_ve_disable", policy.sept_ve_disable),
-    ):
-        known = _RULES[name]
+def _check_rules(policy: Policy) -> None:
+    for name, known in _RULES.items():
+        given = getattr(policy, name)
         if given not in known:
             raise ConfigError(
                 f"{name} is no rule",
@@ -209,6 +210,9 @@ def _check_trust_domain_rules(policy: Policy) -> None:
                 expected=" or ".join(known),
                 got=repr(given),
             )
+
+
+def _check_trust_domain_rules(policy: Policy) -> None:
     if not policy.mrservicetd:
         raise ConfigError(
             "mrservicetd accepts nothing",
@@ -230,6 +234,7 @@ def _check_trust_domain_rules(policy: Policy) -> None:
 _RULES = {
     "debug": ("refused", "accepted-insecurely"),
     "sept_ve_disable": ("required", "any"),
+    "legacy_certificates": ("refused", "accepted"),
 }
 _TDX_DEFAULTS: dict[str, object] = {
     "sept_ve_disable": "required",

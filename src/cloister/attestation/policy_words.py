@@ -28,6 +28,7 @@ def explain(policy: Policy) -> list[str]:
         *_where(policy),
         *_how_current(policy),
         *_how_closed(policy),
+        *_how_carried(policy),
         "",
         "Not looked at: XFAM and XFRM (they differ between equally good hosts), and",
         "measurements that are not named above.",
@@ -128,6 +129,18 @@ def _how_closed(policy: Policy) -> list[str]:
         lines.append("  not move the domain: no service TD is bound")
     others = [it for it in policy.mrservicetd if it != NO_SERVICE_TD]
     lines += [f"  {_MARK} bind the service TDs with hash {it}" for it in others]
+    return lines
+
+
+def _how_carried(policy: Policy) -> list[str]:
+    lines = ["How another maker's certificate carries it:"]
+    if policy.legacy_certificates == "refused":
+        lines.append("  with claims that name its key (Interoperable RA-TLS)")
+    else:
+        lines.append(
+            f"  {_MARK} also as a bare quote over its key, without claims, under an"
+            " identifier that was encoded wrongly (legacy: Gramine before 1.8)"
+        )
     return lines
 
 

@@ -13,6 +13,7 @@ from cloister.attestation.pem import split_pem_chain
 from cloister.attestation.policy import Check, Policy, policy_sha256
 from cloister.attestation.reports import SgxAttributes, TdAttributes
 from cloister.cli.output import Json
+from cloister.cli.quote_file import Layout
 from cloister.errors import AppraisalError, VerificationError
 
 Outcome = Check | AppraisalError
@@ -31,6 +32,10 @@ STEPS = (
     (10, "TCB level"),
 )
 TDX_MODULE_STEP = 6
+_LAYOUTS: Mapping[Layout, str] = {
+    "interoperable": "interoperable: claims name its key",
+    "legacy": "LEGACY: a bare quote over its key, no claims",
+}
 _SHOWN_ATTRIBUTES = {
     SgxAttributes: ("initialised", "mode64", "provision_key", "einit_token_key", "kss"),
     TdAttributes: (
@@ -100,8 +105,10 @@ def appraisal_object(policy: Policy, outcomes: Sequence[Outcome]) -> Json:
     }
 
 
-def claims_text(claims: Claims, outcomes: Sequence[Outcome] | None) -> list[str]:
-    """Returns what genuine evidence says, in words."""
+def claims_text(
+    claims: Claims, outcomes: Sequence[Outcome] | None, *, layout: Layout | None
+) -> list[str]:
+    """Returns what genuine evidence says, and how it was carried, in words."""
     where = (
         f"SIMULATED, under {claims.root_name}: nothing in it is confidential"
         if claims.simulated
@@ -112,6 +119,7 @@ def claims_text(claims: Claims, outcomes: Sequence[Outcome] | None) -> list[str]
         *_table(
             {
                 "what": f"{claims.tee.upper()} quote, version {claims.quote_version}",
+                **_certificate(layout),
                 "tcb status": f"{claims.tcb_status}, "
                 f"level of {claims.tcb_date:%Y-%m-%d}",
                 "advisories": ", ".join(sorted(claims.advisory_ids)) or "none",
@@ -141,11 +149,12 @@ def claims_text(claims: Claims, outcomes: Sequence[Outcome] | None) -> list[str]
     ]
 
 
-def evidence_object(evidence: Evidence) -> Json:
+def evidence_object(evidence: Evidence, *, layout: Layout | None) -> Json:
     """Returns what an unverified quote says, as machines read it."""
     platform = _platform(evidence)
     return {
         "verified": False,
+        "certificate_layout": layout,
         "tee": evidence.tee,
         "quote_version": evidence.version,
         "debug": evidence.report.attributes.debug,
@@ -160,7 +169,7 @@ def evidence_object(evidence: Evidence) -> Json:
     }
 
 
-def evidence_text(evidence: Evidence) -> list[str]:
+def evidence_text(evidence: Evidence, *, layout: Layout | None) -> list[str]:
     """Returns what an unverified quote says, in words."""
     platform = _platform(evidence)
     return [
@@ -168,6 +177,7 @@ def evidence_text(evidence: Evidence) -> list[str]:
         *_table(
             {
                 "what": f"{evidence.tee.upper()} quote, version {evidence.version}",
+                **_certificate(layout),
                 "debug": "on" if evidence.report.attributes.debug else "off",
                 "fmspc": "unreadable"
                 if platform is None
@@ -180,6 +190,11 @@ def evidence_text(evidence: Evidence) -> list[str]:
         "",
         "`cloister quote verify` says whether it is genuine.",
     ]
+
+
+def _certificate(layout: Layout | None) -> dict[str, str]:
+    """Returns the row on the certificate, where the quote came in one."""
+    return {} if layout is None else {"certificate": _LAYOUTS[layout]}
 
 
 def _outcome(outcome: Outcome) -> Json:

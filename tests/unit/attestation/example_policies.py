@@ -44,6 +44,7 @@ FULL = Policy(
     sept_ve_disable="any",
     mrservicetd=(NO_SERVICE_TD, "7" * 96),
     platforms=("1" * 32, "2" * 32),
+    legacy_certificates="accepted",
 )
 STRICT = Policy(root=SIMULATED, sgx=(SgxReference(mr_enclave="a" * 64),))
 OPEN = Policy(
@@ -70,6 +71,7 @@ OPEN = Policy(
     sept_ve_disable="any",
     mrservicetd=(NO_SERVICE_TD, "7" * 96),
     platforms="any",
+    legacy_certificates="accepted",
 )
 
 SGX_KEYS = ("mr_enclave", "mr_signer", "isv_prod_id", "isv_svn")

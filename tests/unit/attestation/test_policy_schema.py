@@ -34,6 +34,7 @@ OTHER_VALUES: dict[str, Any] = {
     "sept_ve_disable": "required",
     "mrservicetd": (NO_SERVICE_TD,),
     "platforms": "any",
+    "legacy_certificates": "refused",
 }
 
 
@@ -53,6 +54,7 @@ def test_a_policy_that_says_nothing_else_asks_for_the_strictest() -> None:
     assert policy.sept_ve_disable == "required"
     assert policy.mrservicetd == (NO_SERVICE_TD,)
     assert policy.references("tdx") == ()
+    assert policy.legacy_certificates == "refused"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_an_advisory_that_is_none_is_refused(advisory: str) -> None:
     assert refused(accepted_advisories=(advisory,)) == "policy-advisory"
 
 
-@pytest.mark.parametrize("name", ["debug", "sept_ve_disable"])
+@pytest.mark.parametrize("name", ["debug", "sept_ve_disable", "legacy_certificates"])
 @pytest.mark.parametrize("rule", ["", "off", True, None])
 def test_a_rule_that_is_none_is_refused(name: str, rule: object) -> None:
     assert refused(tdx=(DOMAIN,), **{name: rule}) == "policy-rule"
@@ -161,6 +163,8 @@ def test_a_policy_is_read_as_the_plan_writes_it() -> None:
     [
         "debug = true",
         'debug = "on"',
+        "legacy_certificates = true",
+        'legacy_certificates = "any"',
         'sgx = [{ mr_enclave = "x" }]',
         "sgx = [{}]",
         "sgx = 1",
@@ -225,7 +229,7 @@ def test_order_and_repetition_do_not_change_the_hash() -> None:
 
 def test_the_hash_does_not_change_between_releases() -> None:
     assert policy_sha256(Policy(root=SIMULATED, sgx=(ENCLAVE,), tdx=(DOMAIN,))) == (
-        "edbad93e070c494cf4d90f0098f55be8dce2eb0d507aaa290f521f50d3d61be8"
+        "6da77d2b0d804fcfac9d8435a26de0168dd46c7754137048ff49d83965f848b8"
     )
 
 

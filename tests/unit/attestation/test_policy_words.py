@@ -25,6 +25,8 @@ How current the platform is:
   open to no known advisory
 What its host can do:
   not look inside: debug mode is refused
+How another maker's certificate carries it:
+  with claims that name its key (Interoperable RA-TLS)
 
 Not looked at: XFAM and XFRM (they differ between equally good hosts), and
 measurements that are not named above."""
@@ -58,6 +60,8 @@ What its host can do:
   CAUTION: inject exceptions by taking pages away (SEPT_VE_DISABLE is not asked for)
   not move the domain: no service TD is bound
   CAUTION: bind the service TDs with hash {"7" * 96}
+How another maker's certificate carries it:
+  CAUTION: also as a bare quote over its key, without claims, under an identifier that was encoded wrongly (legacy: Gramine before 1.8)
 
 Not looked at: XFAM and XFRM (they differ between equally good hosts), and
 measurements that are not named above."""

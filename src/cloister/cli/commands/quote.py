@@ -23,7 +23,12 @@ from cloister.attestation.trust_root import (
 from cloister.attestation.verify import verify_evidence
 from cloister.cli.exit_codes import ExitCode
 from cloister.cli.output import Json, show_error, write_json
-from cloister.cli.quote_file import QuoteFile, read_bytes, read_quote_file
+from cloister.cli.quote_file import (
+    Layout,
+    PresentedQuote,
+    read_bytes,
+    read_quote_file,
+)
 from cloister.cli.quote_report import (
     appraisal_object,
     claims_object,
@@ -61,11 +66,11 @@ def show(*, quote_path: Path, as_json: bool) -> None:
 
     QUOTE is a quote, or a certificate in PEM or DER that carries one.
     """
-    evidence = read_quote_file(quote_path).parse()
+    quote = read_quote_file(quote_path).shown()
     if as_json:
-        write_json(evidence_object(evidence))
+        write_json(evidence_object(quote.evidence, layout=quote.layout))
     else:
-        click.echo("\n".join(evidence_text(evidence)))
+        click.echo("\n".join(evidence_text(quote.evidence, layout=quote.layout)))
 
 
 @command.command("verify")
@@ -114,13 +119,15 @@ def verify(  # noqa: PLR0913 - one for each option
     """Verify that QUOTE is genuine, and with --policy that it is wanted.
 
     QUOTE is a quote, or a certificate in PEM or DER that carries one for its own key.
-    Without a policy a debug or outdated environment is genuine all the same.
+    Without a policy a debug or outdated environment is genuine all the same; a legacy
+    certificate, of Gramine before 1.8, is read only where a policy asks for it.
     """
     root = _root(root_path, root_kind)
     policy = None if policy_path is None else read_policy(policy_path, root=root.name)
     at = datetime.now(UTC) if unix_time is None else _moment(unix_time)
-    quote, collateral = read_quote_file(quote_path), read_bytes(collateral_path)
+    file, collateral = read_quote_file(quote_path), read_bytes(collateral_path)
     try:
+        quote = file.presented_under(policy)
         claims = _verified(quote, collateral=collateral, root=root, at=at)
     except VerificationError as refusal:
         if as_json:
@@ -128,35 +135,36 @@ def verify(  # noqa: PLR0913 - one for each option
         click.echo("NOT GENUINE", err=True)
         show_error(refusal, as_json=False)
         raise click.exceptions.Exit(ExitCode.VERIFICATION) from refusal
-    _tell(claims, policy, quote=quote, as_json=as_json)
+    _tell(claims, policy, layout=quote.layout, as_json=as_json)
 
 
 def _verified(
-    quote: QuoteFile, *, collateral: bytes, root: TrustRoot, at: datetime
+    quote: PresentedQuote, *, collateral: bytes, root: TrustRoot, at: datetime
 ) -> Claims:
     claims = verify_evidence(
-        quote.parse(), collateral=parse_collateral(collateral), root=root, at=at
+        quote.evidence, collateral=parse_collateral(collateral), root=root, at=at
     )
     quote.check_bound(claims.report_data)
     return claims
 
 
 def _tell(
-    claims: Claims, policy: Policy | None, *, quote: QuoteFile, as_json: bool
+    claims: Claims, policy: Policy | None, *, layout: Layout | None, as_json: bool
 ) -> None:
     """Shows genuine evidence, and exits with 3 if the policy does not want it."""
     outcomes = None if policy is None else examine(claims, policy)
     if as_json:
         shown: Json = {
             **claims_object(claims),
-            "certificate_bound": True if quote.is_certificate else None,
+            "certificate_bound": None if layout is None else True,
+            "certificate_layout": layout,
             "appraisal": None
             if policy is None or outcomes is None
             else appraisal_object(policy, outcomes),
         }
         write_json(shown)
     else:
-        click.echo("\n".join(claims_text(claims, outcomes)))
+        click.echo("\n".join(claims_text(claims, outcomes, layout=layout)))
     refusals = [it for it in outcomes or () if isinstance(it, AppraisalError)]
     for refusal in refusals:
         show_error(refusal, as_json=False)
