@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 	--constraint constraints.txt --editable
 PYTEST := $(BIN)/python -m pytest $(PYTEST_FLAGS)
-BENCHMARKS := $(filter-out benchmarks/reporting.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/reporting.py benchmarks/scene.py,$(wildcard benchmarks/*.py))
 
 .PHONY: demo test test-long check lint types imports format dev bench clean tools
 
@@ -40,10 +40,13 @@ dev: $(VENV)/.with-dev tools
 bench: $(VENV)/.with-dev
 	@set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python $$benchmark; done
 
-# The tests open a sealed model with the public age tool; only root can install it.
+# The tests ask two public programs whether they read what we write: age opens a sealed
+# model, openssl reads certificates. Only root can install them.
 tools:
-	@if ! command -v age >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
-	then apt-get update -qq && apt-get install -qq -y --no-install-recommends age; fi
+	@if ! { command -v age && command -v openssl; } >/dev/null \
+		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends age openssl; fi
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from cloister.cli.commands.init import order_for
-from cloister.cli.deployment import DIGITS, write_deployment
-from cloister.cli.nodes import utc_now
+from cloister.cli.deployment import write_deployment
+from cloister.cli.host_time import utc_now
 from cloister.cli.progress import JsonReporter
+from cloister.cli.recipes import DIGITS
 from cloister.cli.running import run_plan
-from cloister.plan.plan import read_plan
+from cloister.cli.signing import sign_all_here
 from cloister.storage.raw_shard import open_raw_shard
 from cloister.workloads.image_classification import ImageClassification
 from reporting import Figure, report
@@ -46,7 +47,8 @@ def federated(directory: Path, rounds: int) -> tuple[list[float], Path]:
         if event.get("event") == "round" and event.get("party") == "aggregator":
             seconds.append(msgspec.convert(event["seconds"], float))
 
-    run_plan(read_plan(plan_path), plan_path, reporter=JsonReporter(take))
+    plan = sign_all_here(plan_path, at=utc_now()).plan
+    run_plan(plan, plan_path, reporter=JsonReporter(take))
     return seconds[WARMUP_STEPS:], plan_path.parent / "parties" / WORKERS[0] / "data"
 
 

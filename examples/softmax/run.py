@@ -2,8 +2,9 @@
 
     python examples/softmax/run.py DIRECTORY
 
-makes a simulated deployment in DIRECTORY with the task beside this file, runs its four
-nodes on this machine, opens the sealed model as its owner, and prints what it scores.
+makes a simulated deployment in DIRECTORY with the task beside this file, signs its plan
+for all parties, runs their custodians and nodes on this machine, opens the sealed model
+as its owner, and prints what it scores.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from pathlib import Path
 from rich.console import Console
 
 from cloister.cli.deployment import DeploymentOrder, write_deployment
-from cloister.cli.deployment_files import Recipe
-from cloister.cli.nodes import read_place, utc_now
+from cloister.cli.host_time import utc_now
+from cloister.cli.places import read_place
 from cloister.cli.progress import LineReporter
+from cloister.cli.recipes import Recipe
 from cloister.cli.running import run_plan
-from cloister.plan.plan import read_plan
+from cloister.cli.signing import sign_all_here
 from cloister.storage.model_vault import open_model, read_identity
 
 RECIPE = Recipe(
@@ -50,7 +52,7 @@ def main(directory: Path) -> None:
         at=utc_now(),
         tell=print,
     )
-    plan = read_plan(plan_path)
+    plan = sign_all_here(plan_path, at=utc_now()).plan
     run_plan(plan, plan_path, reporter=LineReporter(plan, Console()))
     place = read_place(plan_path, role="server", party=None, site_path=None)
     owner = read_identity(plan_path.parent / "owner" / "identity.txt")

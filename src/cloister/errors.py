@@ -7,6 +7,7 @@
     │   └── RefusedByPeer    the peer looked at us and said no
     ├── StorageError         the data's: missing, short, altered, sealed to others
     ├── ProtocolError        the message's: wrong, out of order, too late, too large
+    │   └── PeerInTrouble    the peer cannot go on for now; it says nothing of us
     └── PlatformError        the host's: a port, a device, a kernel that cannot
 
 Every malformed input of any kind ends in one of these. Calls out of order inside the
@@ -100,6 +101,13 @@ class StorageError(CloisterError):
 
 class ProtocolError(CloisterError):
     """A message is malformed, out of order, oversized, or did not come in time."""
+
+
+class PeerInTrouble(ProtocolError):  # noqa: N818 - named for what happened
+    """The peer cannot go on: its disk, its clock, its network. No word about us.
+
+    Whoever is still admitted or warranted tries again.
+    """
 
 
 class PlatformError(CloisterError):

@@ -7,19 +7,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from tests.support.federation_in_memory import START, Federation, HandClock
+from tests.support.federation_in_memory import START, Federation, quoting
 from tests.support.hostile_platforms import CountingPlatform, FixedPlatform
 from tests.support.meeting import CERTIFICATE_LIFE, Meeting, transcript_of
 from tests.support.refusals import code_of
 
-from cloister.ratls.admission import AdmissionTable
+from cloister.ratls.admission_table import AdmissionTable
 from cloister.ratls.certificate import make_certificate, parse_certificate
-from cloister.ratls.challenge import Answer, ClientProof, ServerProof
-from cloister.ratls.enrolment import ClientEnrolment
+from cloister.ratls.challenge import Answer, EvidenceProof, ServerProof
+from cloister.ratls.client_enrolment import ClientEnrolment
 from cloister.ratls.identity import new_identity
 from cloister.ratls.node import Node
+from cloister.ratls.proofs import sign_possession
 
 
 def test_a_servers_evidence_from_another_session_is_refused(
@@ -48,14 +47,12 @@ def test_an_answer_from_another_session_is_refused(server: Node, alice: Node) ->
     assert code_of(lambda: new.server.prove(answer)) == "transcript-signature"
 
 
-def test_a_whole_recorded_enrolment_admits_nobody(
-    server: Node, alice: Node, clock: HandClock
-) -> None:
+def test_a_whole_recorded_enrolment_admits_nobody(server: Node, alice: Node) -> None:
     recorded = Meeting(server, alice)
-    hello, answer = recorded.hello(), None
+    hello = recorded.hello()
     challenge = recorded.server.challenge(hello)
     answer = recorded.client.answer(challenge)
-    table = AdmissionTable(clock)
+    table = AdmissionTable(server.clock)
     replayed = Meeting(server, alice, table=table)
     replayed.server.challenge(hello)
     assert code_of(lambda: replayed.server.prove(answer)) == "transcript-signature"
@@ -64,7 +61,7 @@ def test_a_whole_recorded_enrolment_admits_nobody(
 
 def test_a_servers_own_evidence_sent_back_admits_nobody(meeting: Meeting) -> None:
     proof = meeting.server_proof()
-    reflected = ClientProof(quote=proof.quote)
+    reflected = EvidenceProof(quote=proof.quote)
     assert code_of(lambda: meeting.server.admit(reflected)) == "report-data"
     assert meeting.table.parties() == ()
 
@@ -89,6 +86,10 @@ def test_a_worker_that_quotes_a_servers_report_data_is_no_server(
 
 DIVERSIONS: dict[str, Any] = {
     "run_id": "blobs/b",
+    "client_role": "server",
+    "client_party": "bob",
+    "server_role": "custodian",
+    "server_party": "other",
     "plan_hash": bytes(32),
     "client_nonce": bytes(32),
     "server_nonce": bytes(32),
@@ -97,12 +98,9 @@ DIVERSIONS: dict[str, Any] = {
     "admission_key": new_identity().tls_spki,
 }
 OF_CLIENT: dict[str, Any] = {
-    "client_role": "server",
-    "client_party": "bob",
     "client_encryption_key": bytes(32),
 }
 OF_SERVER: dict[str, Any] = {
-    "server_party": "other",
     "server_encryption_key": bytes(32),
 }
 
@@ -114,7 +112,7 @@ def test_a_clients_evidence_cannot_be_diverted(meeting: Meeting, name: str) -> N
         transcript_of(meeting.client), **{name: {**DIVERSIONS, **OF_CLIENT}[name]}
     )
     quote = meeting.client_node.platform.quote(made_for.client_report_data())
-    diverted = ClientProof(quote=quote)
+    diverted = EvidenceProof(quote=quote)
     assert code_of(lambda: meeting.server.admit(diverted)) == "report-data"
     assert meeting.table.parties() == ()
 
@@ -144,7 +142,7 @@ def test_a_certificates_evidence_is_no_answer_to_a_challenge(meeting: Meeting) -
     )
     quote = parse_certificate(own, at=START).unverified_quote
     meeting.client.prove(proof)
-    offered = ClientProof(quote=quote)
+    offered = EvidenceProof(quote=quote)
     assert code_of(lambda: meeting.server.admit(offered)) == "report-data"
 
 
@@ -152,7 +150,7 @@ def test_evidence_of_a_challenge_makes_no_certificate(
     meeting: Meeting, server: Node
 ) -> None:
     proof = meeting.server_proof()
-    fixed = replace(server, platform=FixedPlatform(server.platform, kept=proof.quote))
+    fixed = quoting(server, FixedPlatform(server.platform, kept=proof.quote))
     certificate = make_certificate(
         fixed.identity, fixed.platform, at=START, life=CERTIFICATE_LIFE
     )
@@ -196,14 +194,12 @@ def test_a_key_that_is_not_held_is_refused_before_any_quote(
     server: Node, alice: Node
 ) -> None:
     counting = CountingPlatform(server.platform)
-    meeting = Meeting(replace(server, platform=counting), alice)
+    meeting = Meeting(quoting(server, counting), alice)
     answer = meeting.answer()
     made = counting.quotes
-    thief = new_identity().tls_key
-    signed = transcript_of(meeting.client).signed_bytes()
     forged = Answer(
         warrant=answer.warrant,
-        signature=thief.sign(signed, ec.ECDSA(hashes.SHA256())),
+        signature=sign_possession(new_identity(), transcript_of(meeting.client)),
     )
     assert code_of(lambda: meeting.server.prove(forged)) == "transcript-signature"
     assert counting.quotes == made

@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.federation_in_memory import Federation
+from tests.support.federation_in_memory import Federation, quoting
 from tests.support.hostile_platforms import ChangingPlatform, DebugPlatform
 from tests.support.open_server import OpenServer, open_server
 from tests.support.plan_tree import measurement_of
 from tests.support.running import Run
-from tests.support.whole_run import Scene, sources, task
+from tests.support.whole_run import Scene, make_scene, sources, task
 
 from cloister.errors import CloisterError, RefusedByPeer, VerificationError
+from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
 
 Two = tuple[Federation, Federation]
@@ -28,16 +29,35 @@ def two(federation: Federation, other_federation: Federation) -> Two:
     return federation, other_federation
 
 
-async def try_to_work(port: OpenServer, node: Node) -> CloisterError:
+class CarelessCustodian:
+    """A party's custodian that looks at nothing: the node has its warrant already."""
+
+    def __init__(self) -> None:
+        self.mark: Mark | None = None
+
+    async def renew(self) -> None:
+        """Lets the node keep the warrant that it has."""
+
+    async def deposit(self, mark: Mark) -> None:
+        self.mark = mark
+
+
+def scene_at(port: OpenServer, federation: Federation) -> Scene:
+    """Returns the scene of an open server."""
+    scene = make_scene(port.directory, federation, patience_seconds=5)
+    return replace(scene, enrolment=port.enrolment, training=port.training)
+
+
+async def work(scene: Scene, node: Node) -> None:
+    """Runs a worker whose own party would never stop it."""
+    data = sources()[node.party]
+    await scene.work(node, task(), data, custodian=CarelessCustodian())
+
+
+async def try_to_work(scene: Scene, node: Node) -> CloisterError:
     """Runs a worker that must be refused, or refuse; returns why."""
-    scene = Scene(
-        directory=port.directory,
-        enrolment=port.enrolment,
-        training=port.training,
-        patience_seconds=5,
-    )
     with pytest.raises(VerificationError) as caught:
-        await scene.work(node, task(), sources()[node.party])
+        await work(scene, node)
     [failed] = scene.events(node.party, "failed")
     assert failed["code"] == caught.value.code
     assert failed["exit_code"] == 3
@@ -51,11 +71,11 @@ def other_code(federation: Federation, _: Federation) -> Node:
 
 def debug(federation: Federation, _: Federation) -> Node:
     platform = DebugPlatform(federation.platform("alice"))
-    return replace(federation.node("alice"), platform=platform)
+    return quoting(federation.node("alice"), platform)
 
 
 def other_root(federation: Federation, other: Federation) -> Node:
-    return replace(federation.node("alice"), platform=other.platform("alice"))
+    return quoting(federation.node("alice"), other.platform("alice"))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +96,7 @@ def test_a_worker_that_is_not_what_the_plan_wants_is_refused(
 ) -> None:
     async def story() -> None:
         async with open_server(server, tmp_path) as port:
-            error = await try_to_work(port, make(*two))
+            error = await try_to_work(scene_at(port, two[0]), make(*two))
             assert isinstance(error, RefusedByPeer)
             assert error.code == code
 
@@ -96,12 +116,12 @@ def server_of_other_code(federation: Federation, _: Federation) -> Node:
 
 def debug_server(federation: Federation, _: Federation) -> Node:
     platform = DebugPlatform(federation.platform("aggregator"))
-    return replace(federation.node("aggregator"), platform=platform)
+    return quoting(federation.node("aggregator"), platform)
 
 
 def server_of_other_root(federation: Federation, other: Federation) -> Node:
     platform = other.platform("aggregator")
-    return replace(federation.node("aggregator"), platform=platform)
+    return quoting(federation.node("aggregator"), platform)
 
 
 def server_that_changed(federation: Federation, _: Federation) -> Node:
@@ -111,7 +131,7 @@ def server_that_changed(federation: Federation, _: Federation) -> Node:
         federation.platform("aggregator"),
         later=federation.platform("aggregator", measurement=other),
     )
-    return replace(federation.node("aggregator"), platform=platform)
+    return quoting(federation.node("aggregator"), platform)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +154,7 @@ def test_a_server_that_is_not_what_the_plan_wants_is_refused(
     async def story() -> None:
         node = make(*two)
         async with open_server(node, tmp_path) as port:
-            error = await try_to_work(port, alice)
+            error = await try_to_work(scene_at(port, two[0]), alice)
             assert not isinstance(error, RefusedByPeer)
             assert error.code == code
 
@@ -152,15 +172,11 @@ def test_a_refused_worker_stops_nobody_else(
 ) -> None:
     async def story() -> None:
         async with open_server(server, tmp_path) as port:
-            scene = Scene(
-                directory=tmp_path, enrolment=port.enrolment, training=port.training
-            )
-            working = asyncio.ensure_future(scene.work(bob, task(), sources()["bob"]))
-            error = await try_to_work(port, other_code(*two))
+            scene = scene_at(port, two[0])
+            working = asyncio.ensure_future(work(scene, bob))
+            error = await try_to_work(scene, other_code(*two))
             assert error.code == "appraisal-measurement"
-            good = asyncio.ensure_future(
-                scene.work(two[0].node("alice"), task(), sources()["alice"])
-            )
+            good = asyncio.ensure_future(work(scene, two[0].node("alice")))
             metrics = await port.coordinator.run(patience_seconds=10)
             await asyncio.gather(working, good)
             assert metrics["accuracy"] > 0.9

@@ -17,8 +17,10 @@ from tests.support.running import Run
 from cloister.plan.site import Address
 from cloister.ratls.challenge import MAX_MESSAGE_BYTES, encode_message
 from cloister.ratls.channels import open_channel
-from cloister.ratls.enrolment import ClientEnrolment
-from cloister.ratls.enrolment_service import METHOD, Call, enrol
+from cloister.ratls.client_enrolment import ClientEnrolment
+from cloister.ratls.enrolling import enrol
+from cloister.ratls.enrolment_service import METHOD
+from cloister.ratls.exchange import Call
 from cloister.ratls.insecure_fetch import (
     fetch_unverified_certificate,
     open_unverified,

@@ -21,7 +21,7 @@ from cloister.errors import AppraisalError, VerificationError
 from cloister.plan.site import Address
 from cloister.ratls.certificate import make_certificate
 from cloister.ratls.channels import enrolment_credentials, listen, server_options
-from cloister.ratls.enrolment_service import enrol
+from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
 
 
@@ -63,7 +63,7 @@ def test_an_admission_certificate_makes_no_server(
         async with open_server(server, tmp_path) as port:
             enrolled = await enrol(alice, port.enrolment)
             admitted = await enrol(bob, port.enrolment)
-            async with posing(bob, admitted.admission_certificate) as (address, ear):
+            async with posing(bob, admitted.admittance.certificate) as (address, ear):
                 # Alice's channel is led to bob, as whoever owns the network can do.
                 diverted = replace(port, training=address)
                 async with admitted_channel(

@@ -30,7 +30,7 @@ from tests.support.training_calls import (
 
 from cloister.errors import RefusedByPeer
 from cloister.federation.messages import FinalReport, ModelRequest, encode_header
-from cloister.ratls.enrolment_service import enrol
+from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
 
 

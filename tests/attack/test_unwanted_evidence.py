@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from tests.support.federation_in_memory import Federation
+from tests.support.federation_in_memory import Federation, quoting
 from tests.support.hostile_platforms import DebugPlatform
 from tests.support.meeting import Meeting, transcript_of
 from tests.support.plan_tree import measurement_of
 from tests.support.refusals import code_of
 
-from cloister.attestation.collateral_source import CollateralFiles
 from cloister.errors import AppraisalError
-from cloister.ratls.challenge import Answer, ClientProof
+from cloister.ratls.challenge import Answer
 from cloister.ratls.node import Node
+from cloister.ratls.proofs import sign_possession
 
 
 def test_a_worker_that_runs_other_code_is_refused(
@@ -33,7 +31,7 @@ def test_a_debug_environment_is_refused(
     federation: Federation, server: Node, party: str
 ) -> None:
     node = federation.node(party)
-    debug = replace(node, platform=DebugPlatform(federation.platform(party)))
+    debug = quoting(node, DebugPlatform(federation.platform(party)))
     meeting = Meeting(server, debug)
     with pytest.raises(AppraisalError) as caught:
         meeting.admit()
@@ -44,7 +42,7 @@ def test_a_debug_environment_is_refused(
 def test_a_server_in_debug_mode_is_not_pinned(
     federation: Federation, server: Node, alice: Node
 ) -> None:
-    debug = replace(server, platform=DebugPlatform(federation.platform("aggregator")))
+    debug = quoting(server, DebugPlatform(federation.platform("aggregator")))
     assert code_of(Meeting(debug, alice).hello) == "appraisal-debug"
 
 
@@ -52,11 +50,11 @@ def test_nodes_of_another_deployment_are_refused_in_both_directions(
     other_federation: Federation, server: Node, alice: Node
 ) -> None:
     """Both work under the very same plan; only the platform's root is another."""
-    stranger = replace(alice, platform=other_federation.platform("alice"))
+    stranger = quoting(alice, other_federation.platform("alice"))
     meeting = Meeting(server, stranger)
     assert code_of(meeting.admit) == "root-untrusted"
     assert meeting.table.parties() == ()
-    fake = replace(server, platform=other_federation.platform("aggregator"))
+    fake = quoting(server, other_federation.platform("aggregator"))
     assert code_of(Meeting(fake, alice).hello) == "root-untrusted"
 
 
@@ -64,18 +62,13 @@ def test_a_root_that_the_plan_does_not_name_is_refused_even_if_configured(
     other_federation: Federation, server: Node, alice: Node
 ) -> None:
     """A host swaps the trust root's file; the plan's policy names the right one."""
-    misled = replace(
-        server,
-        root=other_federation.root.trust_root,
-        collateral=CollateralFiles(other_federation.root.directory),
-    )
-    foreign = replace(alice, platform=other_federation.platform("alice"))
+    misled = replace(server, appraiser=other_federation.appraiser(server.clock))
+    foreign = quoting(alice, other_federation.platform("alice"))
     meeting = Meeting(misled, foreign)
     # The client pins nothing: it is in league with the host.
     meeting.server.challenge(meeting.client.hello())
-    signed = transcript_of(meeting.server).signed_bytes()
-    signature = foreign.identity.tls_key.sign(signed, ec.ECDSA(hashes.SHA256()))
-    meeting.server.prove(Answer(warrant=foreign.warrant, signature=signature))
-    quote = foreign.platform.quote(transcript_of(meeting.server).client_report_data())
-    proof = ClientProof(quote=quote)
+    transcript = transcript_of(meeting.server)
+    signature = sign_possession(foreign.identity, transcript)
+    meeting.server.prove(Answer(warrant=foreign.warrant.current, signature=signature))
+    proof = foreign.prover.prove(transcript)
     assert code_of(lambda: meeting.server.admit(proof)) == "appraisal-root"

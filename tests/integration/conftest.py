@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import pytest
+from tests.support.addresses import free_addresses as unused_addresses
 
-from cloister.cli.deployment import DIGITS, DeploymentOrder, write_deployment
+from cloister.cli.deployment import DeploymentOrder, write_deployment
+from cloister.cli.host_time import utc_now
 from cloister.cli.interpreter import NODE_ENVIRONMENT, node_command
+from cloister.cli.recipes import DIGITS
+from cloister.cli.signing import read_plan_file, sign_all_here
+from cloister.custody.register import Register
 
 CANARY_TASK = Path(__file__).parent / "canary_task.py"
 ROUNDS = 40
+PARTIES = ("aggregator", "alice", "bob")
+RUN_ID = "canary/test"
 # Long enough for a loaded machine, short enough to end a test that hangs.
 LIMIT_SECONDS = 120.0
 
@@ -46,6 +54,19 @@ class Deployment:
     def site(self, party: str) -> Path:
         return self.directory / "parties" / party / "site.toml"
 
+    def custodian(self, party: str) -> Path:
+        return self.directory / "custodians" / party
+
+    def register(self, party: str) -> Register:
+        return Register.open(self.custodian(party) / "custodian.sqlite")
+
+    def sign(self) -> None:
+        """Has every party consent to the plan as it is now."""
+        sign_all_here(self.plan, at=utc_now())
+
+    def consent(self, party: str) -> Path:
+        return read_plan_file(self.plan).consents / f"{party}.json"
+
     def data(self, party: str) -> Path:
         return self.directory / "parties" / party / "data"
 
@@ -55,8 +76,10 @@ class Deployment:
         path.write_text(text.replace(old, new))
 
     def log(self, party: str) -> list[Event]:
-        path = self.run_directory / "logs" / f"{party}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return events_in(self.run_directory / "logs" / f"{party}.jsonl")
+
+    def custodian_log(self, party: str) -> list[Event]:
+        return events_in(self.custodian(party) / "logs" / f"{party}-custodian.jsonl")
 
     def events(self, party: str, kind: str) -> list[Event]:
         return [event for event in self.log(party) if event["event"] == kind]
@@ -87,10 +110,16 @@ class Running:
             env=NODE_ENVIRONMENT if environment is None else environment,
         )
 
+        # Read all the time: a process whose pipe is full stands still. Taken from the
+        # process, so that the wait for its end leaves it alone.
+        lines, self.process.stdout = self.process.stdout, None
+        assert lines is not None
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=_read_lines, args=(lines, self._lines)).start()
+
     def wait_for(self, kind: str, *, party: str | None = None) -> Event:
         """Reads events until one of `kind` comes."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        while (line := self._lines.get(timeout=LIMIT_SECONDS)) is not None:
             event: Event = json.loads(line)
             if event.get("event") == kind and party in (None, event.get("party")):
                 return event
@@ -113,9 +142,20 @@ class Running:
 Start = Callable[..., Running]
 
 
+def _read_lines(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+    with stream:
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def events_in(path: Path) -> list[Event]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One deployment, written once: measuring the machine takes a second."""
+    """One signed deployment, made once: measuring the machine takes a second."""
     directory = tmp_path_factory.mktemp("template") / "deployment"
     recipe = replace(
         DIGITS,
@@ -136,31 +176,43 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         server_tee="sgx",
         data=None,
     )
-    write_deployment(order, at=datetime.now(UTC), tell=lambda _: None)
+    write_deployment(order, at=utc_now(), tell=lambda _: None)
+    Deployment(directory).sign()
     return directory
 
 
 @pytest.fixture
 def copy_deployment(template: Path, tmp_path: Path) -> Callable[[str], Deployment]:
     """Makes copies of the deployment; all share the ports of this test."""
-    addresses = _free_addresses()
+    addresses = free_addresses(2 + len(PARTIES))
+    ports = dict(zip(("enrolment", "training"), addresses, strict=False))
+    custodians = dict(zip(PARTIES, addresses[2:], strict=True))
 
     def copy(name: str) -> Deployment:
         directory = tmp_path / name
         shutil.copytree(template, directory)
-        for site in directory.glob("parties/*/site.toml"):
-            lines = site.read_text().splitlines()
-            site.write_text(
-                "\n".join(
-                    f'{key} = "{addresses[key]}"' if key in addresses else line
-                    for line in lines
-                    for key in [line.partition(" ")[0]]
-                )
-                + "\n"
-            )
+        for party, address in custodians.items():
+            for file in (
+                directory / "parties" / party / "site.toml",
+                directory / "custodians" / party / "custodian.toml",
+            ):
+                put_addresses(file, {**ports, "address": address})
         return Deployment(directory)
 
     return copy
+
+
+def put_addresses(file: Path, addresses: dict[str, str]) -> None:
+    """Puts addresses into a site or a custodian's file, by their keys."""
+    lines = file.read_text().splitlines()
+    file.write_text(
+        "\n".join(
+            f'{key} = "{addresses[key]}"' if key in addresses else line
+            for line in lines
+            for key in [line.partition(" ")[0]]
+        )
+        + "\n"
+    )
 
 
 @pytest.fixture
@@ -187,6 +239,25 @@ def start() -> Iterator[Start]:
         process.close()
 
 
+@pytest.fixture
+def start_custodians(start: Start) -> Callable[..., list[Running]]:
+    """Starts custodians of a deployment by hand, all at once; waits for their ports."""
+
+    def begin(deployment: Deployment, *parties: str) -> list[Running]:
+        started = [
+            start("custodian", "serve", str(deployment.custodian(it)), "--json")
+            for it in parties or PARTIES
+        ]
+        for each in started:
+            each.wait_for("custodian-listening")
+        return started
+
+    return begin
+
+
+StartCustodians = Callable[..., list[Running]]
+
+
 def cloister(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs ``cloister ARGUMENTS`` to its end."""
     return subprocess.run(  # noqa: S603 - our own program
@@ -199,11 +270,5 @@ def cloister(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _free_addresses() -> dict[str, str]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return {
-            "enrolment": f"127.0.0.1:{first.getsockname()[1]}",
-            "training": f"127.0.0.1:{second.getsockname()[1]}",
-        }
+def free_addresses(count: int) -> list[str]:
+    return [str(address) for address in unused_addresses(count)]

@@ -17,6 +17,7 @@ from tests.integration.conftest import (
     LIMIT_SECONDS,
     Deployment,
     Start,
+    StartCustodians,
     cloister,
 )
 
@@ -38,52 +39,58 @@ def assert_refused(
         assert deployment.leftovers() == []
 
 
-def test_a_worker_whose_task_differs_by_a_byte_is_refused(
-    copy_deployment: Copy, start: Start
+def assert_worker_refused(
+    deployment: Deployment, party: str, *, code: int, words: tuple[str, ...]
+) -> None:
+    """Starts one worker, which must end before it needs a custodian."""
+    done = cloister("worker", "--party", party, "--plan", str(deployment.plan))
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert "waiting" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("party", "command"),
+    [("bob", ("worker", "--party", "bob")), ("aggregator", ("server",))],
+)
+def test_a_node_whose_task_differs_by_a_byte_gets_no_warrant(
+    copy_deployment: Copy,
+    start: Start,
+    start_custodians: StartCustodians,
+    party: str,
+    command: tuple[str, ...],
 ) -> None:
     honest, other = copy_deployment("honest"), copy_deployment("other")
     task = other.directory / "task.py"
     task.write_bytes(task.read_bytes() + b"\n")
-    server = start("server", "--plan", str(honest.plan), "--json")
-    server.wait_for("listening")
-    bob = start("worker", "--party", "bob", "--plan", str(other.plan), "--json")
-    code, errors = bob.finish()
+    start_custodians(honest, party)
+    node = start(*command, "--plan", str(other.plan), "--json")
+    code, errors = node.finish()
     assert code == 3
-    assert "the server refused this node: the peer runs other code" in errors
-    refused = server.wait_for("peer-refused")
+    assert "refused this node: the peer runs other code" in errors
+    assert other.events(party, "own-evidence-unwanted")
+    (refused,) = (
+        it for it in honest.custodian_log(party) if it["event"] == "node-refused"
+    )
     assert refused["code"] == "appraisal-measurement"
-    server.interrupt()
-    assert server.finish()[0] == 130
-    assert not honest.events("aggregator", "peer-admitted")
-    assert not honest.sealed_model.exists()
-
-
-def test_a_server_whose_measurement_is_not_in_the_policy_is_refused(
-    copy_deployment: Copy, start: Start
-) -> None:
-    honest, other = copy_deployment("honest"), copy_deployment("other")
-    task = other.directory / "task.py"
-    task.write_bytes(task.read_bytes() + b"\n")
-    server = start("server", "--plan", str(other.plan), "--json")
-    server.wait_for("own-evidence-unwanted")
-    alice = start("worker", "--party", "alice", "--plan", str(honest.plan), "--json")
-    code, errors = alice.finish()
-    assert code == 3
-    assert "the peer runs other code than the policy accepts" in errors
-    told = server.wait_for("refused-by-peer")
-    assert "the client refused this node" in str(told["reason"])
-    server.interrupt()
-    assert server.finish()[0] == 130
-    assert not other.events("aggregator", "peer-admitted")
+    with honest.register(party) as register:
+        assert register.warrants() == (), "no epoch is spent on a refused node"
+    assert not other.sealed_model.exists()
 
 
 def test_another_plan_is_refused_by_its_hash(
-    copy_deployment: Copy, start: Start
+    copy_deployment: Copy, start: Start, start_custodians: StartCustodians
 ) -> None:
+    """Bob's party signed another plan: its custodian warrants him, the server not."""
     honest, other = copy_deployment("honest"), copy_deployment("other")
     other.edit(other.plan, "rounds = 40", "rounds = 41")
+    other.sign()
+    start_custodians(honest, "aggregator")
+    start_custodians(other, "bob")
     server = start("server", "--plan", str(honest.plan), "--json")
-    server.wait_for("listening")
     bob = start("worker", "--party", "bob", "--plan", str(other.plan), "--json")
     code, errors = bob.finish()
     assert code == 3
@@ -109,24 +116,26 @@ def test_a_plan_value_of_the_wrong_type_is_named(deployment: Deployment) -> None
 @pytest.mark.parametrize("name", ["plan.toml", "task.py", "parties/bob/site.toml"])
 def test_a_missing_file_is_named(deployment: Deployment, name: str) -> None:
     (deployment.directory / name).unlink()
-    assert_refused(deployment, code=2, words=(name, "No such file"))
+    assert_worker_refused(deployment, "bob", code=2, words=(name, "No such file"))
 
 
 def test_missing_data_is_named(deployment: Deployment) -> None:
     shutil.rmtree(deployment.data("alice"))
-    assert_refused(deployment, code=2, words=("alice", "no data directory"))
+    assert_worker_refused(deployment, "alice", code=2, words=("no data directory",))
 
 
-def test_a_truncated_data_set_is_refused(deployment: Deployment) -> None:
+def test_a_truncated_data_set_ends_the_run_and_names_the_party(
+    deployment: Deployment,
+) -> None:
     path = deployment.data("alice") / "data_batch_1.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    assert_refused(deployment, code=4, words=("alice", "data_batch_1.bin", "multiple"))
+    assert_refused(deployment, code=4, words=("alice:", "data_batch_1.bin", "multiple"))
 
 
 def test_a_label_out_of_range_is_refused(deployment: Deployment) -> None:
     path = deployment.data("bob") / "data_batch_1.bin"
     path.write_bytes(b"\x0a" + path.read_bytes()[1:])
-    assert_refused(deployment, code=4, words=("bob", "label", "0 to 9", "10"))
+    assert_worker_refused(deployment, "bob", code=4, words=("label", "0 to 9", "10"))
 
 
 def test_data_that_the_plan_does_not_pin_is_refused(deployment: Deployment) -> None:
@@ -134,7 +143,9 @@ def test_data_that_the_plan_does_not_pin_is_refused(deployment: Deployment) -> N
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert_refused(deployment, code=4, words=("bob", "not what the plan pins"))
+    assert_worker_refused(
+        deployment, "bob", code=4, words=("'bob'", "not what the plan pins")
+    )
 
 
 def test_a_port_in_use_is_named(deployment: Deployment) -> None:
@@ -148,9 +159,23 @@ def test_a_port_in_use_is_named(deployment: Deployment) -> None:
         )
 
 
+def test_a_custodian_that_cannot_start_ends_the_run(deployment: Deployment) -> None:
+    host, _, port = custodian_address(deployment, "bob").partition(":")
+    with socket.socket() as taken:
+        taken.bind((host, int(port)))
+        taken.listen()
+        assert_refused(
+            deployment,
+            code=6,
+            words=(f"custodian of bob: cannot listen at 127.0.0.1:{port}", "in use"),
+        )
+    assert not deployment.run_directory.exists(), "no node was started"
+
+
 def test_a_worker_that_never_comes_is_named(
-    deployment: Deployment, start: Start
+    deployment: Deployment, start: Start, start_custodians: StartCustodians
 ) -> None:
+    start_custodians(deployment, "aggregator", "alice")
     for site in deployment.directory.glob("parties/*/site.toml"):
         deployment.edit(site, "patience_seconds = 120.0", "patience_seconds = 2.0")
     server = start("server", "--plan", str(deployment.plan), "--json")
@@ -168,11 +193,21 @@ def test_a_worker_that_never_comes_is_named(
 def test_a_task_that_fails_is_named_with_its_line(deployment: Deployment) -> None:
     task = deployment.directory / "task.py"
     task.write_text(task.read_text().replace("import numpy as np", "import nunpy"))
-    assert_refused(deployment, code=2, words=("task.py failed", "line 9", "nunpy"))
+    assert_worker_refused(
+        deployment, "bob", code=2, words=("task.py failed", "line 9", "nunpy")
+    )
 
 
 @pytest.mark.parametrize(
-    "moment", ["node-measured", "listening", "server-attested", "round", "finished"]
+    "moment",
+    [
+        "custodian-listening",
+        "listening",
+        "round",
+        "finished",
+        pytest.param("node-measured", marks=pytest.mark.long),
+        pytest.param("server-attested", marks=pytest.mark.long),
+    ],
 )
 def test_ctrl_c_stops_every_node_and_leaves_no_half_model(
     deployment: Deployment, start: Start, moment: str
@@ -198,7 +233,7 @@ def test_nodes_stop_when_their_launcher_is_killed(
     run = start("run", str(deployment.plan), "--json")
     run.wait_for("round")
     nodes = children_of(run.process.pid)
-    assert len(nodes) == 3
+    assert len(nodes) == 6, "three custodians and three nodes"
     run.process.send_signal(signal.SIGKILL)
     wait_until_gone(nodes)
     assert deployment.leftovers() == []
@@ -248,6 +283,11 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], check=False)  # noqa: S603
     assert done.returncode == 0
+
+
+def custodian_address(deployment: Deployment, party: str) -> str:
+    file = (deployment.custodian(party) / "custodian.toml").read_text()
+    return file.partition('address = "')[2].partition('"')[0]
 
 
 def children_of(pid: int) -> list[int]:

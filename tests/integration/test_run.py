@@ -172,19 +172,6 @@ def test_a_run_that_is_over_is_not_run_again(finished: Deployment) -> None:
     assert finished.sealed_model.read_bytes() == before
 
 
-def test_nodes_started_by_hand_find_each_other(
-    deployment: Deployment, start: Start
-) -> None:
-    plan = ("--plan", str(deployment.plan), "--json")
-    bob = start("worker", "--party", "bob", *plan)
-    bob.wait_for("waiting-for-server")
-    server = start("server", *plan)
-    alice = start("worker", "--party", "alice", *plan)
-    for node in (server, alice, bob):
-        assert node.finish()[0] == 0
-    assert deployment.sealed_model.exists()
-
-
 def test_a_node_takes_nothing_from_a_hostile_environment(
     deployment: Deployment, start: Start, tmp_path: Path
 ) -> None:
@@ -210,7 +197,7 @@ def test_a_node_takes_nothing_from_a_hostile_environment(
             "PYTHONSTARTUP": str(planted / "sitecustomize.py"),
         },
     )
-    worker.wait_for("waiting-for-server")
+    worker.wait_for("waiting-for-custodian")
     environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
     names = {entry.partition(b"=")[0] for entry in environment.split(b"\0") if entry}
     assert names == {b"GRPC_SSL_CIPHER_SUITES", b"GRPC_VERBOSITY", b"LC_ALL", b"TZ"}

@@ -6,7 +6,7 @@ a node is made in a millisecond.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.support.plan_tree import WORKERS, measurement_of, plan_tree, toml_of
+from tests.support.plan_tree import WORKERS, Tree, measurement_of, plan_tree, toml_of
 
 from cloister.attestation.collateral_source import CollateralFiles
+from cloister.attestation.platforms import Platform
 from cloister.attestation.platforms.measurement import Measurement
 from cloister.attestation.platforms.simulated.collateral import (
     write_simulated_collateral,
@@ -32,9 +33,13 @@ from cloister.attestation.platforms.simulated.root import (
 from cloister.attestation.reports import Tee
 from cloister.plan.keys import format_party_key
 from cloister.plan.plan import Plan, parse_plan, plan_hash
+from cloister.ratls.appraiser import Appraiser
+from cloister.ratls.clock import FlooredClock
+from cloister.ratls.epochs import EpochMemory
 from cloister.ratls.identity import Spki, new_identity
 from cloister.ratls.node import Node
-from cloister.ratls.warrant import Warrant, WarrantTerms, sign_warrant
+from cloister.ratls.proofs import EvidenceProver, IdentityProver
+from cloister.ratls.warrant import HeldWarrant, Warrant, WarrantTerms, sign_warrant
 from cloister.storage.model_vault import new_identity as new_recipient
 
 # TLS looks at the real clock, so stories begin now.
@@ -54,6 +59,10 @@ class HandClock:
 
     def forward(self, by: timedelta) -> None:
         self.now += by
+
+    def floored(self) -> FlooredClock:
+        """Returns a node's clock that stands still unless this one is set."""
+        return FlooredClock(self, elapsed=lambda: 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +91,33 @@ class Federation:
         epoch: int = 1,
         measurement: Measurement | None = None,
     ) -> Node:
-        """Returns a fresh node of a party, warranted and able to quote."""
+        """Returns a fresh node of a party, warranted and able to prove itself."""
         clock = clock or HandClock()
         identity = new_identity()
+        floored = clock.floored()
+        attested = self.plan.find_party(party).admit == "attested"
         return Node(
             plan=self.plan,
             plan_hash=plan_hash(self.plan),
             role=self.plan.find_party(party).role,
             party=party,
             identity=identity,
-            platform=self.platform(party, measurement=measurement),
-            warrant=self.warrant(
-                party, identity.tls_spki, epoch=epoch, issued_at=clock()
+            prover=EvidenceProver(
+                platform=self.platform(party, measurement=measurement)
+            )
+            if attested
+            else IdentityProver(key=self.keys[party]),
+            appraiser=self.appraiser(floored),
+            warrant=HeldWarrant(
+                self.warrant(party, identity.tls_spki, epoch=epoch, issued_at=clock())
             ),
+            epochs=EpochMemory(),
+            clock=floored,
+        )
+
+    def appraiser(self, clock: FlooredClock) -> Appraiser:
+        """Returns how everybody here judges evidence."""
+        return Appraiser(
             root=self.root.trust_root,
             collateral=CollateralFiles(self.root.directory),
             clock=clock,
@@ -144,13 +167,28 @@ class Federation:
         return sign_warrant(terms, self.keys[party])
 
 
-def make_federation(directory: Path) -> Federation:
-    """Makes a development root, a platform for every party, keys and a plan."""
+def make_federation(
+    directory: Path,
+    *,
+    change: Callable[[Tree], Tree] = lambda tree: tree,
+    pinned: bool = False,
+) -> Federation:
+    """Makes a development root, a platform for every party, keys and a plan.
+
+    Args:
+        directory: Where the platforms' keys go.
+        change: What to change in the plan.
+        pinned: Whether the plan names every party's platform.
+    """
     names = ("aggregator", *WORKERS)
     root = create_simulated_root(directory / "root", at=START - timedelta(days=30))
     write_simulated_collateral(root, at=START - timedelta(days=1))
-    for name in names:
-        root.issue_platform(directory / name, name=name, at=START - timedelta(days=30))
+    platforms = {
+        name: root.issue_platform(
+            directory / name, name=name, at=START - timedelta(days=30)
+        )
+        for name in names
+    }
     keys = {name: Ed25519PrivateKey.generate() for name in names}
     owner, recipient = new_recipient()
     tree = plan_tree(
@@ -158,17 +196,39 @@ def make_federation(directory: Path) -> Federation:
         keys={name: format_party_key(key) for name, key in keys.items()},
         recipient=recipient,
     )
+    if pinned:
+        pin_platforms(tree, platforms)
     return Federation(
         directory=directory,
         root=root,
-        plan=parse_plan(toml_of(tree)),
+        plan=parse_plan(toml_of(change(tree))),
         keys=keys,
         owner=owner,
     )
 
 
+def pin_platforms(tree: Tree, platforms: Mapping[str, str]) -> Tree:
+    """Names each party's one platform in a plan; returns the same tree."""
+    parties = tree["party"]
+    assert isinstance(parties, list)
+    for party in parties:
+        assert isinstance(party, dict)
+        party["platforms"] = [platforms[str(party["name"])]]
+    return tree
+
+
 def rewarranted(federation: Federation, node: Node, **terms: Any) -> Node:
     """Returns the node with a warrant of its own party but for other terms."""
-    old = node.warrant.terms
+    old = node.warrant.current.terms
     changed: WarrantTerms = msgspec.structs.replace(old, **terms)
-    return replace(node, warrant=sign_warrant(changed, federation.keys[node.party]))
+    return warranted(node, sign_warrant(changed, federation.keys[node.party]))
+
+
+def warranted(node: Node, warrant: Warrant) -> Node:
+    """Returns the node with another warrant, whoever's it is."""
+    return replace(node, warrant=HeldWarrant(warrant))
+
+
+def quoting(node: Node, platform: Platform) -> Node:
+    """Returns the node with evidence of another platform."""
+    return replace(node, prover=EvidenceProver(platform=platform))

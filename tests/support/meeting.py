@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from cloister.ratls.admission import (
-    AdmissionTable,
-    AttestedPeer,
-    new_authority,
-)
+from cloister.ratls.admission import new_authority
+from cloister.ratls.admission_table import AdmissionTable, Peer
 from cloister.ratls.certificate import make_certificate
 from cloister.ratls.challenge import (
     Admission,
@@ -17,10 +14,11 @@ from cloister.ratls.challenge import (
     ClientProof,
     Hello,
     ServerProof,
-    Transcript,
 )
-from cloister.ratls.enrolment import ClientEnrolment, ServerEnrolment
+from cloister.ratls.client_enrolment import Admittance, ClientEnrolment
 from cloister.ratls.node import Node
+from cloister.ratls.server_enrolment import ServerEnrolment
+from cloister.ratls.transcript import Transcript
 
 CERTIFICATE_LIFE = timedelta(days=30)
 
@@ -78,11 +76,11 @@ class Meeting:
         """(6) The client's proof."""
         return self.client.prove(self.server_proof())
 
-    def admit(self) -> tuple[AttestedPeer, Admission]:
+    def admit(self) -> tuple[Peer, Admission]:
         """(7) What the server makes of it."""
         return self.server.admit(self.client_proof())
 
-    def finish(self) -> tuple[AttestedPeer, bytes]:
+    def finish(self) -> Admittance:
         """What the client has in the end."""
         _, admission = self.admit()
         return self.client.finish(admission)

@@ -16,10 +16,11 @@ from tests.support.recorded_log import Event, read_events
 from cloister.cli.journal import open_journal
 from cloister.errors import ProtocolError
 from cloister.federation.coordinator import Coordinator
-from cloister.federation.server import Ports, ServerSettings, course_of
+from cloister.federation.course import course_of
+from cloister.federation.ports import Ports
 from cloister.plan.site import Address
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
-from cloister.ratls.enrolment_service import Enrolled, enrol
+from cloister.ratls.enrolling import Enrolled, enrol
 from cloister.ratls.node import Node
 from cloister.ratls.refusals import decode_status
 
@@ -73,15 +74,11 @@ async def open_server(
     """Opens both ports of a server that waits for its workers."""
     enrolment, training = free_addresses(2)
     model = Softmax(features, CLASSES).initial_model(seed=node.plan.training.seed)
-    settings = ServerSettings(
-        enrolment=enrolment,
-        training=training,
-        patience_seconds=60,
-        model_path=directory / "model.safetensors.age",
-    )
     with open_journal(directory, party=node.party, as_json=False) as log:
         coordinator = Coordinator(course_of(node.plan, model), model, log=log)
-        async with Ports(node, coordinator, settings=settings, log=log) as ports:
+        async with Ports(
+            node, coordinator, enrolment=enrolment, training=training, log=log
+        ) as ports:
             yield OpenServer(
                 node=node,
                 coordinator=coordinator,
@@ -106,7 +103,7 @@ async def admitted_channel(
         max_message_bytes=MAX_CHUNK_BYTES,
         client=ClientTls(
             identity=node.identity,
-            admission_certificate=enrolled.admission_certificate,
+            admission_certificate=enrolled.admittance.certificate,
         ),
     )
     async with channel:

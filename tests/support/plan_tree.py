@@ -89,6 +89,42 @@ def plan_tree(
     }
 
 
+def add_worker(tree: Tree, name: str) -> Tree:
+    """Adds an attested worker with a key and data of its own; returns the same tree."""
+    parties = tree["party"]
+    assert isinstance(parties, list)
+    number = len(parties) + 1
+    parties.append(
+        {
+            "name": name,
+            "role": "worker",
+            "admit": "attested",
+            "key": f"ed25519:{number:064x}",
+            "data": f"sha256:{number:064x}",
+        }
+    )
+    return tree
+
+
+def by_identity(tree: Tree, *names: str, colluders: int = 0) -> Tree:
+    """Admits the named workers by their keys alone; returns the same tree.
+
+    A policy for workers that nobody is held to any more is taken away.
+    """
+    parties = tree["party"]
+    assert isinstance(parties, list)
+    for number, party in enumerate(parties):
+        assert isinstance(party, dict)
+        if party["name"] in names:
+            put(tree, ("party", number, "admit"), "identity")
+            party.pop("platforms", None)
+    put(tree, ("rounds", "tolerated_colluders"), colluders)
+    workers = [p for p in parties if isinstance(p, dict) and p["role"] == "worker"]
+    if all(worker["admit"] == "identity" for worker in workers):
+        take(tree, ("policy", "worker"))
+    return tree
+
+
 def policy(role: str, root: str) -> Tree:
     measured = measurement_of(role)
     return {

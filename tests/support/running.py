@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
@@ -14,3 +15,9 @@ class Run(Protocol):
     def __call__(self, story: Coroutine[object, object, Result]) -> Result:
         """Returns what the story returns, unless it takes too long."""
         ...
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets everybody else work until something is so."""
+    while not condition():  # noqa: ASYNC110 - the other side has no event to give
+        await asyncio.sleep(0)

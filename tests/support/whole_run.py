@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
-from examples.softmax.task import Softmax
+from examples.softmax.task import Softmax, SoftmaxLearner
+from structlog.typing import FilteringBoundLogger
 from tests.support.addresses import free_addresses
+from tests.support.custodians import Custodians
+from tests.support.federation_in_memory import WARRANT_LIFE, Federation, HandClock
 from tests.support.plan_tree import CLASSES, FEATURES, WORKERS
 from tests.support.recorded_log import Event, read_events
 from tests.support.records_in_memory import clouds
+from typing_extensions import override
 
 from cloister.cli.journal import open_journal
 from cloister.cli.output import error_object
 from cloister.errors import CloisterError
+from cloister.federation.custodian import Custodian
+from cloister.federation.layout import ModelBuffer
 from cloister.federation.server import Outcome, ServerSettings, serve
-from cloister.federation.task import Task
+from cloister.federation.task import LearnerSettings, StepReport, Task
 from cloister.federation.worker import WorkerSettings, work
+from cloister.plan.plan import Plan, plan_hash
 from cloister.plan.site import Address
 from cloister.ratls.node import Node
+from cloister.ratls.warrant import HeldWarrant
 from cloister.storage.records import DataSource
 
 PATIENCE_SECONDS = 20.0
@@ -34,13 +45,17 @@ class Scene:
         directory: The run directory.
         enrolment: Where the server enrols.
         training: Where the server trains.
+        custodians: Everybody's custodian; open while its node runs.
         patience_seconds: Everybody's patience.
+        elapsed: Everybody's counter of the seconds in which a custodian is silent.
     """
 
     directory: Path
     enrolment: Address
     training: Address
+    custodians: Custodians
     patience_seconds: float = PATIENCE_SECONDS
+    elapsed: Callable[[], float] = time.monotonic
 
     @property
     def model_path(self) -> Path:
@@ -59,7 +74,23 @@ class Scene:
             if path.is_file()
         )
 
-    async def serve(self, node: Node, task: Task) -> Outcome:
+    def node(self, party: str, *, clock: HandClock | None = None) -> Node:
+        """Returns a fresh node of a party, which nobody warranted yet."""
+        plan = self.custodians.plan
+        node = self.custodians.federation.node(
+            party, clock=clock or self.custodians.clock
+        )
+        return replace(
+            node, plan=plan, plan_hash=plan_hash(plan), warrant=HeldWarrant()
+        )
+
+    def nodes(self) -> dict[str, Node]:
+        """Returns a fresh node of every party."""
+        return {p.name: self.node(p.name) for p in self.custodians.plan.party}
+
+    async def serve(
+        self, node: Node, task: Task, *, custodian: Custodian | None = None
+    ) -> Outcome:
         """Runs a server; a failure is its log's last line, as in a node's process."""
         settings = ServerSettings(
             enrolment=self.enrolment,
@@ -69,12 +100,27 @@ class Scene:
         )
         with open_journal(self.directory, party=node.party, as_json=False) as log:
             try:
-                return await serve(node, task, settings=settings, log=log)
+                async with self._custodian(node, custodian, log) as line:
+                    return await serve(
+                        node,
+                        task,
+                        custodian=line,
+                        settings=settings,
+                        log=log,
+                        elapsed=self.elapsed,
+                    )
             except CloisterError as error:
                 log.error("failed", **error_object(error))  # noqa: TRY400
                 raise
 
-    async def work(self, node: Node, task: Task, source: DataSource) -> None:
+    async def work(
+        self,
+        node: Node,
+        task: Task,
+        source: DataSource,
+        *,
+        custodian: Custodian | None = None,
+    ) -> None:
         """Runs a worker; a failure is its log's last line."""
         settings = WorkerSettings(
             enrolment=self.enrolment,
@@ -83,19 +129,65 @@ class Scene:
         )
         with open_journal(self.directory, party=node.party, as_json=False) as log:
             try:
-                await work(node, task, source=source, settings=settings, log=log)
+                async with self._custodian(node, custodian, log) as line:
+                    await work(
+                        node,
+                        task,
+                        source=source,
+                        custodian=line,
+                        settings=settings,
+                        log=log,
+                        elapsed=self.elapsed,
+                    )
             except CloisterError as error:
                 log.error("failed", **error_object(error))  # noqa: TRY400
                 raise
 
+    @asynccontextmanager
+    async def _custodian(
+        self, node: Node, custodian: Custodian | None, log: FilteringBoundLogger
+    ) -> AsyncIterator[Custodian]:
+        if custodian is not None:
+            yield custodian
+            return
+        async with (
+            self.custodians.office(node.party) as office,
+            office.line(node, log=log) as line,
+        ):
+            yield line
 
-def make_scene(directory: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> Scene:
-    """Returns a scene at two free addresses."""
+
+def make_scene(
+    directory: Path,
+    federation: Federation,
+    *,
+    plan: Plan | None = None,
+    clock: HandClock | None = None,
+    warrant_life: timedelta = WARRANT_LIFE,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> Scene:
+    """Returns a scene at two free addresses.
+
+    Args:
+        directory: The run directory; the custodians' one lies beside it.
+        federation: Whose run it is.
+        plan: Another plan than the federation's.
+        clock: Everybody's clock.
+        warrant_life: How long everybody's warrants last.
+        patience_seconds: Everybody's patience.
+    """
     enrolment, training = free_addresses(2)
     return Scene(
         directory=directory,
         enrolment=enrolment,
         training=training,
+        custodians=Custodians(
+            federation=federation,
+            directory=directory.with_name(f"{directory.name}-custodians"),
+            plan=plan or federation.plan,
+            clock=clock or HandClock(),
+            warrant_life=warrant_life,
+        ),
         patience_seconds=patience_seconds,
     )
 
@@ -103,6 +195,30 @@ def make_scene(directory: Path, *, patience_seconds: float = PATIENCE_SECONDS) -
 def task() -> Softmax:
     """Returns the plan's task."""
     return Softmax(FEATURES, CLASSES)
+
+
+class Hooked(Softmax):
+    """The plan's task, which has something done before some of its steps.
+
+    Attributes:
+        before: What is done in the learner's thread, by round.
+    """
+
+    def __init__(self, before: Mapping[int, Callable[[], None]]) -> None:
+        super().__init__(FEATURES, CLASSES)
+        self.before = before
+
+    @override
+    def learner(self, source: DataSource, settings: LearnerSettings) -> SoftmaxLearner:
+        before = self.before
+
+        class Learner(SoftmaxLearner):
+            @override
+            def step(self, round_number: int, out: ModelBuffer) -> StepReport:
+                before.get(round_number, lambda: None)()
+                return super().step(round_number, out)
+
+        return Learner(self, source, settings)
 
 
 def sources() -> dict[str, DataSource]:
@@ -114,14 +230,21 @@ def sources() -> dict[str, DataSource]:
 
 
 async def whole_run(
-    scene: Scene, nodes: Mapping[str, Node], tasks: Mapping[str, Task] | None = None
+    scene: Scene,
+    nodes: Mapping[str, Node] | None = None,
+    tasks: Mapping[str, Task] | None = None,
 ) -> Outcome:
     """Runs all nodes to their end; returns the server's outcome.
+
+    Args:
+        scene: Where, and under which plan.
+        nodes: The nodes; fresh ones unless given.
+        tasks: Tasks that are not the plan's, by party.
 
     Raises:
         ExceptionGroup: With the error of every node that failed.
     """
-    tasks = tasks or {}
+    nodes, tasks = nodes or scene.nodes(), tasks or {}
     data = sources()
     outcome, *others = await asyncio.gather(
         scene.serve(nodes["aggregator"], tasks.get("aggregator", task())),

@@ -85,6 +85,8 @@ class Claims:
         root_kind: Kind of the root that the evidence was verified under.
         root_sha256: SHA-256 of that root, lower-case hex.
         verified_at: The time that it was verified for, aware, UTC.
+        collateral_issued_at: When the newer of the TCB info and the QE identity was
+            signed, aware, UTC: it is not earlier than that, whatever a clock says.
         not_after: When the first thing that was checked expires, aware, UTC: a
             certificate, a revocation list, the TCB info or the QE identity.
     """
@@ -111,6 +113,7 @@ class Claims:
     root_kind: RootKind
     root_sha256: str
     verified_at: datetime
+    collateral_issued_at: datetime
     not_after: datetime
 
     @property

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from cloister.attestation.collateral import Collateral, parse_collateral
 from cloister.attestation.evidence import Evidence
-from cloister.attestation.pck_chain import verified_pck_chain
+from cloister.attestation.evidence_signatures import verified_signatures
 from cloister.attestation.qe_identity import QeId
 from cloister.attestation.reports import Tee
 from cloister.attestation.trust_root import TrustRoot
@@ -93,8 +93,9 @@ def collateral_for_evidence(
 ) -> Collateral:
     """Returns the collateral for the platform that the evidence comes from.
 
-    Step 2 is done first: a stranger's own certificate could name any platform, and
-    would have the source ask a service for each.
+    What needs no collateral is done first, steps 2, 7 and 9: a stranger's own
+    certificate could name any platform, and anybody can glue a genuine one to a quote
+    of his own. Each would have the source ask a service, and others wait.
 
     Args:
         evidence: A parsed quote.
@@ -103,10 +104,10 @@ def collateral_for_evidence(
         at: The time to verify for, aware.
 
     Raises:
-        VerificationError: If the platform's certificate is not genuine (step 2).
+        VerificationError: If no genuine platform signed it (steps 2, 7 and 9).
         CloisterError: If the source has nothing for it.
     """
-    chain = verified_pck_chain(evidence.pck_chain_pem, root=root, at=at)
+    chain = verified_signatures(evidence, root=root, at=at)
     return source.collateral_for(
         tee=evidence.tee,
         fmspc=chain.platform.fmspc.hex().upper(),

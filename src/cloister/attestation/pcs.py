@@ -1,18 +1,18 @@
 """Collateral from Intel's PCS or a PCCS, API version 4, with a cache on disk.
 
 `docs/spec/collateral.md` has the rules. In short: nothing expired is ever returned,
-whoever is unreachable; with a third of its life left collateral is fetched anew, and
-until that works the old one serves to its last day; a revocation list with a lower
-number than one seen is refused; only what is genuine under the trust root is kept.
+whoever is unreachable; after an hour collateral is fetched anew, for a platform may
+have been revoked meanwhile, and until that works the old one serves to its last day; a
+revocation list with a lower number than one seen is refused; only what is genuine under
+the trust root is kept.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -29,6 +29,7 @@ from cloister.attestation.pcs_cache import (
     evaluation_numbers,
     warn_unusable,
 )
+from cloister.attestation.pcs_freshness import Attempts, Usable
 from cloister.attestation.pcs_messages import Replies, collateral_from_replies
 from cloister.attestation.pcs_transport import HttpsGetter, check_address
 from cloister.attestation.reports import Tee
@@ -36,9 +37,6 @@ from cloister.attestation.revocation_list import MAX_CRL_BYTES
 from cloister.attestation.signed_json import MAX_DOCUMENT_BYTES
 from cloister.attestation.trust_root import TrustRoot
 from cloister.errors import CloisterError, VerificationError
-
-# How long a failed attempt to refresh, or one that brought nothing newer, is left be.
-REFRESH_PAUSE = timedelta(hours=1)
 
 # Hexadecimal, as a PCCS sends the root's list.
 _MAX_CRL_REPLY_BYTES = 2 * MAX_CRL_BYTES + 2
@@ -122,9 +120,8 @@ class PcsClient:
         self._clock = clock
         self._cache = CollateralCache(cache_directory)
         self._getter = HttpsGetter(ca_file=settings.ca_file)
-        self._tried: dict[CacheKey, datetime] = {}
-        # One at a time: callers that want the same wait for it, and find it.
-        self._lock = threading.Lock()
+        # One for each platform family that a genuine quote was shown of.
+        self._attempts: dict[CacheKey, Attempts] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -151,52 +148,66 @@ class PcsClient:
         key = CacheKey(
             tee=tee, fmspc=fmspc.upper(), ca=ca, release=self._settings.release
         )
-        with self._lock:
-            now = self._clock()
-            cached = self._cached(key, now)
-            if cached is not None and not self._should_refresh(key, cached, now):
-                return cached.collateral
-            self._tried[key] = now
-            try:
-                fetched = self._fetched(key, now)
-                _check_not_older(fetched, cached)
-            except CloisterError as error:
-                if cached is None:
-                    raise
-                # What is kept has passed every check at this very time. A service that
-                # fails or lies ahead of its expiry must not be able to stop anybody.
-                _log.warning(
-                    "collateral %s stays until %s, for it cannot be refreshed: %s",
-                    key.file_name,
-                    cached.not_after.isoformat(),
-                    error,
-                )
-                return cached.collateral
-            self._cache.record_numbers(fetched.crl_numbers)
-            self._cache.store(key, fetched.collateral)
-            _log.info(
-                "collateral %s fetched, valid until %s",
+        attempts = self._attempts.setdefault(key, Attempts())
+        now = self._clock()
+        kept = self._kept(key, now)
+        # Who has something in date waits for nobody; who has nothing, for the one that
+        # is fetching it.
+        if kept is None:
+            attempts.lock.acquire()
+        elif not kept.due(now) or not attempts.lock.acquire(blocking=False):
+            return kept.checked.collateral
+        try:
+            return self._renewed(key, attempts)
+        finally:
+            attempts.lock.release()
+
+    def _renewed(self, key: CacheKey, attempts: Attempts) -> Collateral:
+        """Returns what another caller fetched meanwhile, or fetches it."""
+        now = self._clock()
+        kept = self._kept(key, now)
+        if kept is not None and not kept.due(now):
+            return kept.checked.collateral
+        if (failure := attempts.fresh_failure(now)) is not None:
+            if kept is None:
+                raise failure.with_traceback(None)
+            return kept.checked.collateral
+        try:
+            fetched = self._fetched(key, now)
+            _check_not_older(fetched, None if kept is None else kept.checked)
+        except CloisterError as error:
+            attempts.failed_at, attempts.failure = now, error
+            if kept is None:
+                raise
+            # What is kept has passed every check at this very time. A service that
+            # fails or lies ahead of its expiry must not be able to stop anybody.
+            _log.warning(
+                "collateral %s stays until %s, for it cannot be refreshed: %s",
                 key.file_name,
-                fetched.not_after.isoformat(),
+                kept.checked.not_after.isoformat(),
+                error,
             )
-            return fetched.collateral
+            return kept.checked.collateral
+        attempts.failed_at = attempts.failure = None
+        self._cache.record_numbers(fetched.crl_numbers)
+        self._cache.store(key, fetched.collateral, at=now)
+        _log.info(
+            "collateral %s fetched, valid until %s",
+            key.file_name,
+            fetched.not_after.isoformat(),
+        )
+        return fetched.collateral
 
-    def _should_refresh(
-        self, key: CacheKey, cached: CheckedCollateral, now: datetime
-    ) -> bool:
-        tried = self._tried.get(key)
-        paused = tried is not None and tried <= now < tried + REFRESH_PAUSE
-        return now >= cached.refresh_at and not paused
-
-    def _cached(self, key: CacheKey, now: datetime) -> CheckedCollateral | None:
-        collateral = self._cache.load(key)
-        if collateral is None:
+    def _kept(self, key: CacheKey, now: datetime) -> Usable | None:
+        kept = self._cache.load(key)
+        if kept is None:
             return None
         try:
-            return self._checked(collateral, now)
+            checked = self._checked(kept.collateral, now)
         except VerificationError as error:
             warn_unusable(key, str(error))
             return None
+        return Usable(checked=checked, fetched_at=kept.fetched_at)
 
     def _fetched(self, key: CacheKey, now: datetime) -> CheckedCollateral:
         collateral = collateral_from_replies(self._replies(key))

@@ -16,8 +16,10 @@ import logging
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,6 +86,19 @@ class CacheKey:
                 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a cache has for a key.
+
+    Attributes:
+        collateral: The collateral, unverified.
+        fetched_at: When it came, by the clock of that moment, in Unix seconds.
+    """
+
+    collateral: Collateral
+    fetched_at: float
+
+
 def evaluation_numbers(collateral: Collateral) -> tuple[int, int]:
     """Returns the evaluation numbers of TCB info and QE identity."""
     return (
@@ -93,7 +108,7 @@ def evaluation_numbers(collateral: Collateral) -> tuple[int, int]:
 
 
 class CollateralCache:
-    """A directory of collateral and CRL numbers. Used under its owner's lock.
+    """A directory of collateral and CRL numbers. May be used from any thread.
 
     Args:
         directory: Made if it is not there; its owner's alone.
@@ -108,12 +123,15 @@ class CollateralCache:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(directory, error) from error
+        # What is read of the numbers must be written before another adds to them.
+        self._lock = threading.Lock()
         self._numbers = _read_numbers(directory / _NUMBERS_FILE)
 
-    def load(self, key: CacheKey) -> Collateral | None:
+    def load(self, key: CacheKey) -> Kept | None:
         """Returns what is kept for `key`, unverified; None if nothing usable is."""
         path = self._directory / key.file_name
         try:
+            fetched_at = path.stat().st_mtime
             collateral = parse_collateral(_read(path))
             key.check_belongs(collateral)
         except FileNotFoundError:
@@ -121,15 +139,20 @@ class CollateralCache:
         except (OSError, VerificationError) as error:
             warn_unusable(key, str(error))
             return None
-        return collateral
+        return Kept(collateral=collateral, fetched_at=fetched_at)
 
-    def store(self, key: CacheKey, collateral: Collateral) -> None:
+    def store(self, key: CacheKey, collateral: Collateral, *, at: datetime) -> None:
         """Keeps collateral for `key`, in place of what was there.
+
+        Args:
+            key: What it is for.
+            collateral: What was fetched.
+            at: Now; the file's time, by which a later process knows its age.
 
         Raises:
             StorageError: If it cannot be written.
         """
-        self._write(key.file_name, collateral.to_json().encode())
+        self._write(key.file_name, collateral.to_json().encode(), at=at)
 
     def check_numbers(self, numbers: Iterable[tuple[str, int]]) -> None:
         """Checks that no list is older than one that was seen.
@@ -141,7 +164,8 @@ class CollateralCache:
             VerificationError: If one is.
         """
         for issuer, number in numbers:
-            seen = self._numbers.get(issuer, number)
+            with self._lock:
+                seen = self._numbers.get(issuer, number)
             if number < seen:
                 raise VerificationError(
                     "revocation list is older than one that was seen",
@@ -159,24 +183,25 @@ class CollateralCache:
         Raises:
             StorageError: If they cannot be written.
         """
-        risen = {
-            issuer: number
-            for issuer, number in numbers
-            if number > self._numbers.get(issuer, -1)
-        }
-        if not risen:
-            return
-        self._numbers |= risen
-        document = _Numbers(
-            format=1,
-            # As text: a number has up to 160 bits.
-            numbers={issuer: str(n) for issuer, n in self._numbers.items()},
-        )
-        self._write(_NUMBERS_FILE, msgspec.json.encode(document))
+        with self._lock:
+            risen = {
+                issuer: number
+                for issuer, number in numbers
+                if number > self._numbers.get(issuer, -1)
+            }
+            if not risen:
+                return
+            self._numbers |= risen
+            document = _Numbers(
+                format=1,
+                # As text: a number has up to 160 bits.
+                numbers={issuer: str(n) for issuer, n in self._numbers.items()},
+            )
+            self._write(_NUMBERS_FILE, msgspec.json.encode(document))
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes, *, at: datetime | None = None) -> None:
         try:
-            _write_whole(self._directory / name, content)
+            _write_whole(self._directory / name, content, at=at)
         except OSError as error:
             raise _unwritable(self._directory / name, error) from error
 
@@ -211,7 +236,7 @@ def _read(path: Path) -> bytes:
         return file.read(_MAX_FILE_BYTES)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_whole(path: Path, content: bytes, *, at: datetime | None) -> None:
     """Writes a file that is there complete or not at all, on the disk.
 
     `storage.whole_file` does the same for rooms above; attestation stands below it.
@@ -223,6 +248,8 @@ def _write_whole(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
+            if at is not None:
+                os.utime(file.fileno(), (at.timestamp(), at.timestamp()))
             os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:

@@ -118,6 +118,26 @@ def policy_sha256(policy: Policy) -> str:
     return hashlib.sha256(_canonical([_HASH_LABEL, fields])).hexdigest()
 
 
+def check_platform_ids(platforms: tuple[str, ...], *, code: str) -> None:
+    """Checks that each is written as a PPID or a platform instance ID is.
+
+    Args:
+        platforms: What a list of platforms holds.
+        code: Code of the error.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    for platform in platforms:
+        if re.fullmatch(f"[0-9a-f]{{{PLATFORM_ID_HEX}}}", platform) is None:
+            raise ConfigError(
+                "platforms holds something else",
+                code=code,
+                expected=f"{PLATFORM_ID_HEX} lower-case hex digits",
+                got=repr(platform[:200]),
+            )
+
+
 def _as_set(value: object) -> object:
     if isinstance(value, tuple):
         return sorted({_canonical(entry) for entry in value})
@@ -258,11 +278,4 @@ def _check_platforms(policy: Policy) -> None:
             got="no platforms" if policy.platforms is None else "an empty list",
             remedy="`cloister quote verify` prints both of a machine's quote",
         )
-    for platform in policy.platforms:
-        if re.fullmatch(f"[0-9a-f]{{{PLATFORM_ID_HEX}}}", platform) is None:
-            raise ConfigError(
-                "platforms holds something else",
-                code="policy-platforms",
-                expected=f"{PLATFORM_ID_HEX} lower-case hex digits",
-                got=repr(platform[:200]),
-            )
+    check_platform_ids(policy.platforms, code="policy-platforms")

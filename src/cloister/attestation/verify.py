@@ -24,16 +24,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from cloister.attestation.claims import Claims, SgxMeasurements, TdxMeasurements
 from cloister.attestation.collateral import Collateral
 from cloister.attestation.evidence import Evidence
+from cloister.attestation.evidence_signatures import check_quote_signature
 from cloister.attestation.pck_chain import PckChain, verified_pck_chain
 from cloister.attestation.quoting_enclave import check_qe_report, matched_qe_level
 from cloister.attestation.reports import SgxReport, TdReport
 from cloister.attestation.revocation import check_revocation
-from cloister.attestation.signatures import check_signature
 from cloister.attestation.signed_collateral import check_signed_collateral
 from cloister.attestation.tcb_info import TcbInfo
 from cloister.attestation.tcb_level import TcbVerdict, concluded_tcb
@@ -83,7 +81,7 @@ def verify_evidence(
     # (8) QE report against the QE identity.
     qe_level = matched_qe_level(evidence, collateral.qe_identity)
     # (9) Quote signature by the attestation key.
-    _check_quote_signature(evidence)
+    check_quote_signature(evidence)
     # (10) TCB level, converged.
     tcb = concluded_tcb(
         evidence.report,
@@ -121,26 +119,6 @@ def _check_tcb_info_is_for(
                 remedy="fetch the collateral of this platform",
                 step=5,
             )
-
-
-def _check_quote_signature(evidence: Evidence) -> None:
-    """Step 9."""
-    try:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(
-            ec.SECP256R1(), b"\x04" + evidence.attestation_key
-        )
-    except ValueError as error:
-        raise VerificationError(
-            "attestation key is no point of P-256", code="attestation-key", step=9
-        ) from error
-    check_signature(
-        key,
-        signature=evidence.signature,
-        signed=evidence.signed_bytes,
-        what="quote is not signed by its attestation key",
-        code="quote-signature",
-        step=9,
-    )
 
 
 def _claims(
@@ -181,6 +159,9 @@ def _claims(
         root_kind=root.kind,
         root_sha256=root.sha256,
         verified_at=validity[0].astimezone(UTC),
+        collateral_issued_at=max(
+            collateral.tcb_info.issue_date, collateral.qe_identity.issue_date
+        ),
         not_after=validity[1].astimezone(UTC),
     )
 

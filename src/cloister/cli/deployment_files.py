@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from cloister.attestation.platforms.measurement import Measurement
+from cloister.cli.recipes import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,37 +18,7 @@ class PartyEntry:
     role: str
     key: str
     data: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What to train, and how.
-
-    Attributes:
-        name: The plan's name.
-        task: The task file; copied beside the plan as ``task.py``.
-        task_class: The class in it.
-        options: The task's options.
-        rounds: Rounds of training.
-        batch_size: Examples a worker and round.
-        precision: ``float32`` or ``bfloat16``.
-        learning_rate: Its peak.
-        weight_decay: Of the server's optimiser.
-        warmup_rounds: Rounds until the peak.
-        evaluate_every: Rounds between evaluations.
-    """
-
-    name: str
-    task: Path
-    task_class: str
-    options: Mapping[str, bool | int | float]
-    rounds: int
-    batch_size: int
-    precision: str
-    learning_rate: float
-    weight_decay: float
-    warmup_rounds: int
-    evaluate_every: int
+    platforms: tuple[str, ...]
 
 
 def plan_text(
@@ -96,7 +66,13 @@ def policy_text(role: str, measured: Measurement, *, root: str) -> str:
 
 
 def site_text(
-    *, party: str, tee: str, enrolment: str, training: str, with_data: bool
+    *,
+    party: str,
+    tee: str,
+    enrolment: str,
+    training: str,
+    custodian: str,
+    with_data: bool,
 ) -> str:
     """Returns a party's site file."""
     return _SITE.format(
@@ -104,6 +80,8 @@ def site_text(
         tee=tee,
         enrolment=enrolment,
         training=training,
+        custodian=custodian,
+        collateral=COLLATERAL,
         data='data = "data"\n' if with_data else "",
     )
 
@@ -115,6 +93,8 @@ def _party(entry: PartyEntry) -> str:
         f"role = {json.dumps(entry.role)}",
         f"key = {json.dumps(entry.key)}",
     ]
+    # Or whoever has a machine of that root could run a node under the party's name.
+    lines.append(f"platforms = {json.dumps(list(entry.platforms))}")
     if entry.data:
         lines += ['admit = "attested"', f"data = {json.dumps(entry.data)}"]
     return "\n".join(lines) + "\n"
@@ -167,6 +147,12 @@ rtmr1 = "{rtmr1}"
 rtmr2 = "{rtmr2}"
 """
 
+COLLATERAL = """\
+[collateral]                         # about others' platforms; verified each time
+trust_root = "../../trust-root.der"  # must be the root that the plan names
+directory = "../../collateral"
+"""
+
 _SITE = """\
 # What this node alone knows; unhashed. Paths are relative to this file.
 party = "{party}"
@@ -175,10 +161,10 @@ patience_seconds = 120.0
 [platform]
 kind = "simulated-{tee}"             # software that protects nothing: for trying out
 directory = "insecure-simulated-platform"
-trust_root = "../../trust-root.der"
 
-[collateral]                         # about peers' platforms; verified each time
-directory = "../../collateral"
+{collateral}
+[custodian]                          # this party's own; warrants this node
+address = "{custodian}"
 
 [addresses]                          # the server listens here, workers call here
 enrolment = "{enrolment}"
@@ -186,7 +172,4 @@ training = "{training}"
 
 [paths]
 runs = "../../runs"
-{data}
-[custodian]                          # signs warrants in a simulated deployment only
-insecure_local_key = "insecure-party-key.pem"
-"""
+{data}"""

@@ -41,12 +41,18 @@ def node_command(arguments: Sequence[str]) -> list[str]:
 def become_node() -> None:
     """Replaces this process by the same command in a node's interpreter.
 
-    Returns only when this already is one; nothing heavy may be imported before.
+    Returns only when this already is one, and is hardened; nothing heavy may be
+    imported before.
 
     Raises:
-        PlatformError: If the fresh process still is not clean.
+        PlatformError: If the fresh process still is not clean, or cannot be hardened.
     """
     if _is_node(os.environ):
+        # Not before: execve makes a process dumpable again. And what this imports may
+        # read the environment, which is clean by now.
+        from cloister.cli.hardening import harden_process  # noqa: PLC0415
+
+        harden_process()
         return
     if sys.flags.isolated and sys.pycache_prefix == _NO_BYTECODE:
         raise PlatformError(

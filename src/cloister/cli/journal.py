@@ -1,4 +1,4 @@
-"""A node's log: one JSON object a line in ``logs/PARTY.jsonl``.
+"""The log of a node or a custodian: one JSON object a line.
 
 The same lines go to stdout with ``--json``, where a launcher reads them, or in short
 form to stderr for a person. Logs lie on an untrusted host: they carry counts, times,
@@ -37,6 +37,24 @@ def open_journal(
         PlatformError: If the log cannot be written.
     """
     path = run_directory / "logs" / f"{party}.jsonl"
+    with open_log(path, as_json=as_json, party=party) as log:
+        yield log
+
+
+@contextmanager
+def open_log(
+    path: Path, *, as_json: bool, **everywhere: str
+) -> Iterator[FilteringBoundLogger]:
+    """Opens a log for appending.
+
+    Args:
+        path: The file; its directory is made if absent.
+        as_json: Whether stdout receives every line as well.
+        everywhere: Stands in every line.
+
+    Raises:
+        PlatformError: If the log cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", buffering=1)
@@ -45,7 +63,8 @@ def open_journal(
             f"cannot write the log {path}",
             code="log-unwritable",
             got=error.strerror or "an error",
-            remedy="[paths] runs in site.toml says where runs are kept.",
+            remedy="[paths] runs in site.toml says where runs are kept, logs in"
+            " custodian.toml where a custodian's log lies.",
         ) from error
     with file:
         yield structlog.wrap_logger(
@@ -56,8 +75,7 @@ def open_journal(
                 _Sink(file, as_json=as_json),
             ],
             wrapper_class=structlog.make_filtering_bound_logger("info"),
-            party=party,
-        )
+        ).bind(**everywhere)
 
 
 class _Sink:

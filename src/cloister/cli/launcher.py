@@ -1,58 +1,40 @@
-"""Starts all nodes of a plan on this machine and sees them through to the end.
+"""Starts all custodians and nodes of a plan on this machine, and sees them through.
 
-Each node is a process of its own with a clean environment, its own session and a
-tether: if the launcher dies, however it dies, the tether is cut and the node stops. The
-first node to fail decides how the run ends; the others are stopped then.
+The custodians come first and go last: a node waits for its warrant, and deposits how
+far it came until its end. The first process to fail decides how the run ends; the
+others are stopped then.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from cloister.cli.exit_codes import ExitCode
-from cloister.cli.interpreter import NODE_ENVIRONMENT, node_command
-from cloister.errors import PlatformError
-from cloister.plan.plan import Plan
+from cloister.cli.places import default_custodian_path
+from cloister.cli.processes import (
+    Event,
+    Member,
+    RunOutcome,
+    start_member,
+    stop_members,
+)
+from cloister.plan.plan import Party, Plan
 
-Event = dict[str, object]
-
-# After a polite signal a node has this long to stop in order.
-_STOP_SECONDS = 15.0
-_MAX_LINE_BYTES = 1024 * 1024
-_KEPT_STDERR_BYTES = 8192
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOutcome:
-    """How a run ended.
-
-    Attributes:
-        code: The exit code of the first node that failed; OK if none did.
-        failed_party: That node's party.
-        failure: Its last words, if it failed with an error of ours.
-        stderr: What it wrote to stderr, when it failed in another way.
-    """
-
-    code: int
-    failed_party: str | None = None
-    failure: Event | None = None
-    stderr: str = ""
+Following = dict[asyncio.Task[RunOutcome], Member]
 
 
 class Launcher:
-    """Runs the nodes of one plan.
+    """Runs the custodians and nodes of one plan.
 
     Args:
         plan: The plan.
-        plan_path: Its file; sites lie where `init` puts them.
-        on_event: Told of every event of every node, as it comes.
+        plan_path: Its file; sites and custodians lie where `init` puts them. A party
+            without a custodian there has one elsewhere.
+        on_event: Told of every event of every process, as it comes. Those of a
+            custodian have ``"service": "custodian"``.
     """
 
     def __init__(
@@ -61,106 +43,81 @@ class Launcher:
         self._plan = plan
         self._plan_path = plan_path
         self._on_event = on_event
-        self._failures: dict[str, Event] = {}
 
     async def run(self) -> RunOutcome:
-        """Starts every node and waits until all have ended.
+        """Starts everybody and waits until all nodes have ended.
 
         Raises:
             PlatformError: If a process cannot be started.
         """
-        nodes: dict[asyncio.Task[tuple[int, str]], str] = {}
-        processes: list[Process] = []
+        custodians: Following = {}
+        nodes: Following = {}
         try:
             for party in self._plan.party:
-                process = await self._start(party.name, party.role)
-                processes.append(process)
-                nodes[asyncio.create_task(self._follow(process, party.name))] = (
-                    party.name
-                )
-            return await self._until_end(nodes)
+                await self._start_custodian(party, custodians)
+            failed = await _until_all_said(custodians, "custodian-listening")
+            if failed is not None:
+                return failed
+            for party in self._plan.party:
+                await self._start_node(party, nodes)
+            return await _until_end(nodes, custodians)
         finally:
-            await _stop(processes)
-            await asyncio.gather(*nodes, return_exceptions=True)
+            for group in (nodes, custodians):
+                await stop_members(group.values())
+                await asyncio.gather(*group, return_exceptions=True)
 
-    async def _until_end(
-        self, nodes: dict[asyncio.Task[tuple[int, str]], str]
-    ) -> RunOutcome:
-        pending = set(nodes)
-        while pending:
-            done, pending = await asyncio.wait(
-                pending, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                code, stderr = task.result()
-                if code != ExitCode.OK:
-                    party = nodes[task]
-                    failure = self._failures.get(party)
-                    return RunOutcome(
-                        code=code if code > 0 else ExitCode.PLATFORM,
-                        failed_party=party,
-                        failure=failure,
-                        stderr="" if failure else stderr,
-                    )
-        return RunOutcome(code=ExitCode.OK)
+    async def _start_custodian(self, party: Party, started: Following) -> None:
+        path = default_custodian_path(self._plan_path, party.name)
+        if not path.exists():
+            return
+        member = await start_member(
+            f"custodian of {party.name}", ["custodian", "serve", str(path)]
+        )
+        following = member.follow(self._on_event, party=party.name, service="custodian")
+        started[asyncio.create_task(following)] = member
 
-    async def _start(self, party: str, role: str) -> Process:
-        arguments = [role, "--plan", str(self._plan_path), "--json", "--tethered"]
-        if role == "worker":
-            arguments += ["--party", party]
-        try:
-            return await asyncio.create_subprocess_exec(
-                *node_command(arguments),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                env=NODE_ENVIRONMENT,
-                # Ctrl-C at a terminal reaches the launcher alone, which stops the
-                # nodes in order.
-                start_new_session=True,
-                limit=_MAX_LINE_BYTES,
-            )
-        except OSError as error:
-            raise PlatformError(
-                f"cannot start the node of {party!r}",
-                code="node-unstartable",
-                got=error.strerror or "an error",
-            ) from error
-
-    async def _follow(self, process: Process, party: str) -> tuple[int, str]:
-        if process.stdout is None or process.stderr is None:
-            raise RuntimeError("a node is started with pipes")
-        errors = asyncio.create_task(_tail(process.stderr))
-        async for line in process.stdout:
-            try:
-                event = msgspec.json.decode(line, type=dict[str, object])
-            except msgspec.DecodeError:
-                continue  # a task may print; that is no event
-            error = event.get("error")
-            if isinstance(error, dict):  # before the node had a log
-                event = {"event": "failed", "party": party, **error}
-            if event.get("event") == "failed":
-                self._failures[party] = event
-            self._on_event(event)
-        return await process.wait(), await errors
+    async def _start_node(self, party: Party, started: Following) -> None:
+        arguments = [party.role, "--plan", str(self._plan_path)]
+        if party.role == "worker":
+            arguments += ["--party", party.name]
+        member = await start_member(party.name, arguments)
+        following = member.follow(self._on_event, party=party.name)
+        started[asyncio.create_task(following)] = member
 
 
-async def _tail(stream: asyncio.StreamReader) -> str:
-    kept = b""
-    while chunk := await stream.read(4096):
-        kept = (kept + chunk)[-_KEPT_STDERR_BYTES:]
-    return kept.decode(errors="replace")
+async def _until_all_said(members: Following, kind: str) -> RunOutcome | None:
+    """Returns None when every member said an event, or how the first of them ended."""
+    everybody = asyncio.create_task(_all_said(members.values(), kind))
+    waited_for: set[asyncio.Task[object]] = {everybody, *members}
+    try:
+        done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        return next((_too_early(it.result()) for it in members if it in done), None)
+    finally:
+        everybody.cancel()
 
 
-async def _stop(processes: list[Process]) -> None:
-    """Stops whatever still runs: politely, then for good."""
-    running = [p for p in processes if p.returncode is None]
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-    waits = [asyncio.ensure_future(p.wait()) for p in running]
-    if waits:
-        await asyncio.wait(waits, timeout=_STOP_SECONDS)
-    for process in running:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+async def _all_said(members: Iterable[Member], kind: str) -> None:
+    for member in members:
+        await member.said(kind).wait()
+
+
+async def _until_end(nodes: Following, custodians: Following) -> RunOutcome:
+    """Returns how the run ended; a custodian that ends before the nodes has failed."""
+    pending = set(nodes)
+    while pending:
+        done, _ = await asyncio.wait(
+            pending | set(custodians), return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            outcome = task.result()
+            if task in custodians:
+                return _too_early(outcome)
+            if outcome.code != ExitCode.OK:
+                return outcome
+        pending -= done
+    return RunOutcome(code=ExitCode.OK)
+
+
+def _too_early(outcome: RunOutcome) -> RunOutcome:
+    """Returns how a custodian ended, which is a failure even if it says OK."""
+    return replace(outcome, code=outcome.code or ExitCode.PLATFORM)

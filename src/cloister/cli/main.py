@@ -6,26 +6,26 @@ and a node imports nothing before its environment is clean.
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 from typing import NoReturn
 
 import click
-from typing_extensions import override
 
 from cloister import __version__
 from cloister.cli.exit_codes import ExitCode, exit_code_of
+from cloister.cli.lazy import LazyGroup
 from cloister.cli.output import show_error
 from cloister.errors import CloisterError
 
 COMMANDS = {
+    "custodian": "Keep a party's consents, and warrant its nodes.",
     "demo": "Train, seal and open a model with three simulated nodes.",
     "init": "Write a deployment to edit.",
     "measure": "Print what a node of each role would measure.",
     "model": "Open a sealed model.",
     "pccs": "Serve a deployment's simulated collateral.",
-    "plan": "Check a plan, or show it in words.",
+    "plan": "Check, show, sign, amend or withdraw a plan.",
     "policy": "Say what a policy accepts, or write one.",
     "quote": "Show a quote, or verify it.",
     "run": "Start all nodes of a plan on this machine.",
@@ -34,33 +34,15 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command only to run it."""
-
-    @override
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    @override
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"cloister.cli.commands.{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    @override
-    def format_commands(
-        self, ctx: click.Context, formatter: click.HelpFormatter
-    ) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(COMMANDS.items()))
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="cloister")
-def cloister() -> None:
-    """Confidential federated learning between parties who trust no host."""
+cloister = click.version_option(__version__, prog_name="cloister")(
+    LazyGroup(
+        "cloister",
+        package="cloister.cli.commands",
+        summaries=COMMANDS,
+        help="Confidential federated learning between parties who trust no host.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+)
 
 
 def main() -> NoReturn:

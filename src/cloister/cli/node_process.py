@@ -1,36 +1,44 @@
-"""Runs one node from start to end in this process, and ends it in order."""
+"""Runs a node or a custodian from start to end in this process; ends it in order."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, suppress
+from typing import NoReturn
 
 from structlog.typing import FilteringBoundLogger
 
 from cloister.cli.exit_codes import ExitCode, exit_code_of
-from cloister.cli.journal import open_journal
-from cloister.cli.nodes import Place
 from cloister.cli.output import error_object, show_error
 from cloister.errors import CloisterError
+
+# A process may usually open 1,024 files, and a connection is one: fewer than there are
+# places for enrolments. Each of a stranger's connections takes some tens of kilobytes.
+_OPEN_FILES = 8192
 
 NodeMain = Callable[[FilteringBoundLogger], Awaitable[None]]
 
 
-def run_node(place: Place, main: NodeMain, *, as_json: bool, tethered: bool) -> None:
+def run_node(
+    journal: AbstractContextManager[FilteringBoundLogger],
+    main: NodeMain,
+    *,
+    tethered: bool,
+) -> NoReturn:
     """Runs `main` until it ends, fails, or is interrupted; then exits the process.
 
     Args:
-        place: The node's plan and site.
-        main: The node's work.
-        as_json: Whether events go to stdout.
+        journal: Opens the log.
+        main: The work.
         tethered: Whether to stop when standard input closes, as when a launcher dies.
     """
-    with open_journal(
-        place.run_directory, party=place.site.party, as_json=as_json
-    ) as log:
+    _allow_connections()
+    with journal as log:
         try:
             code = asyncio.run(_watched(main, log, tethered=tethered))
         except KeyboardInterrupt:
@@ -38,6 +46,17 @@ def run_node(place: Place, main: NodeMain, *, as_json: bool, tethered: bool) -> 
         if code is ExitCode.INTERRUPTED:
             log.warning("interrupted")
     sys.exit(code)
+
+
+def _allow_connections() -> None:
+    """Raises the number of files that this process may open, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # RLIM_INFINITY is below zero.
+    wanted = min(_OPEN_FILES, hard) if hard >= 0 else _OPEN_FILES
+    if 0 <= soft < wanted:
+        # A filter may forbid it; then there is room for fewer.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _watched(

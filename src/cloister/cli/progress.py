@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cloister.cli.launcher import Event
+from cloister.cli.processes import Event
+from cloister.cli.run_view import RunView, is_custodian
 from cloister.plan.plan import Plan
 
 SIMULATED_NOTICE = (
@@ -28,17 +29,17 @@ SIMULATED_NOTICE = (
 # Without a terminal a line about the rounds comes this often.
 _LINE_SECONDS = 5.0
 
-_STATES = {
-    "node-measured": "measured",
-    "waiting-for-server": "waiting for the server",
-    "listening": "listening",
-    "server-attested": "attested the server",
-    "round": "training",
-    "finished": "finished",
-    "model-sealed": "sealed the model",
-    "failed": "failed",
-    "interrupted": "stopped",
-}
+# Of these a person reads a line each; of rounds now and then.
+_LINES = frozenset(
+    {
+        "node-measured",
+        "node-unmeasured",
+        "waiting-for-custodian",
+        "server-attested",
+        "peer-admitted",
+        "finished",
+    }
+)
 
 
 class Reporter(Protocol):
@@ -56,68 +57,6 @@ class Reporter(Protocol):
     def __call__(self, event: Event) -> None:
         """Takes one event of one node."""
         ...
-
-
-class RunView:
-    """The state of a run, built from the nodes' events."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.parties: dict[str, dict[str, str]] = {
-            p.name: {"role": p.role, "tee": "", "state": "starting", "attested": ""}
-            for p in plan.party
-        }
-        self.round = 0
-        self.loss: float | None = None
-        self.metrics: dict[str, float] = {}
-        self.evaluated_round = 0
-        self.bytes_moved = 0
-
-    def take(self, event: Event) -> None:
-        """Takes one event of one node."""
-        name, kind = str(event.get("party")), str(event.get("event"))
-        row = self.parties.get(name)
-        if row is None:
-            return
-        if kind == "peer-admitted":
-            admitted = self.parties.get(str(event.get("peer")))
-            if admitted is not None:
-                admitted["attested"] = "by " + name
-            return
-        if kind == "server-attested":
-            self.parties[self.plan.server.name]["attested"] = "by all workers"
-        if kind == "node-measured":
-            simulated = " (simulated)" if event.get("simulated") else ""
-            row["tee"] = f"{event.get('tee')}{simulated}"
-        row["state"] = _STATES.get(kind, row["state"])
-        if row["role"] == "server":
-            self._take_training(kind, event)
-
-    def _take_training(self, kind: str, event: Event) -> None:
-        if kind == "round":
-            self.round = int(_number(event, "round"))
-            self.loss = _number(event, "loss")
-            self.bytes_moved = int(
-                _number(event, "bytes_received") + _number(event, "bytes_sent")
-            )
-        elif kind == "evaluation":
-            metrics = event.get("metrics")
-            if isinstance(metrics, dict):
-                self.metrics = {str(k): float(v) for k, v in metrics.items()}
-                self.evaluated_round = int(_number(event, "round"))
-
-    def line(self) -> str:
-        """Returns the state of training in one line."""
-        parts = [f"round {self.round}/{self.plan.training.rounds}"]
-        if self.loss is not None:
-            parts.append(f"loss {self.loss:.4f}")
-        if "accuracy" in self.metrics:
-            parts.append(
-                f"held-out accuracy {self.metrics['accuracy']:.4f}"
-                f" (round {self.evaluated_round})"
-            )
-        parts.append(f"{self.bytes_moved / 1e6:.0f} MB moved")
-        return "  ".join(parts)
 
 
 class LiveReporter:
@@ -193,7 +132,9 @@ class LineReporter(_Unheld):
         """Takes one event of one node."""
         self._view.take(event)
         party, kind = event.get("party"), event.get("event")
-        if kind in {"node-measured", "server-attested", "peer-admitted", "finished"}:
+        if is_custodian(event):
+            return
+        if kind in _LINES:
             what = _short(event.get("measurements"))
             whom = event.get("peer", "")
             line = f"  {party}: {kind} {whom} {what}".rstrip()
@@ -242,8 +183,3 @@ def _short(measurements: object) -> str:
     if not isinstance(measurements, dict):
         return ""
     return "  ".join(f"{name} {str(v)[:16]}..." for name, v in measurements.items())
-
-
-def _number(event: Event, key: str) -> float:
-    value = event.get(key)
-    return value if isinstance(value, int | float) else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloister.cli.nodes import read_place
+from cloister.cli.places import read_place
 from cloister.errors import ConfigError
 from cloister.federation.messages import EvaluationReport
 from cloister.federation.rounds import mean_metrics

@@ -1,4 +1,4 @@
-"""Runs a plan's nodes under a reporter, and says how it ended."""
+"""Runs a plan's custodians and nodes under a reporter, and says how it ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 import msgspec
 
 from cloister.cli.exit_codes import ExitCode
-from cloister.cli.launcher import Event, Launcher, RunOutcome
+from cloister.cli.host_time import utc_now
+from cloister.cli.launcher import Launcher
+from cloister.cli.places import check_new_run, read_place
+from cloister.cli.processes import Event, RunOutcome
 from cloister.cli.progress import Reporter
 from cloister.errors import (
     CloisterError,
@@ -19,6 +22,7 @@ from cloister.errors import (
     StorageError,
     VerificationError,
 )
+from cloister.plan.consent import check_consents
 from cloister.plan.plan import Plan
 
 _ERRORS: dict[int, type[CloisterError]] = {
@@ -42,9 +46,13 @@ def run_plan(plan: Plan, plan_path: Path, *, reporter: Reporter) -> None:
     """Runs every node of `plan` to the end of training.
 
     Raises:
-        CloisterError: Of the kind, and with the words, of the first node that failed.
-        KeyboardInterrupt: If the run was interrupted; every node has stopped then.
+        CloisterError: If the run is over, or the plan is not signed by all; or of the
+            kind, and with the words, of the first process that failed.
+        KeyboardInterrupt: If the run was interrupted; all have stopped then.
     """
+    # Nodes do the same; here it is one error, before anything starts.
+    check_new_run(read_place(plan_path, role="server", party=None, site_path=None))
+    check_consents(plan, plan_path, at=utc_now())
     with reporter:
         try:
             outcome = asyncio.run(_run(plan, plan_path, reporter))
@@ -75,7 +83,7 @@ def _error_of(outcome: RunOutcome) -> CloisterError:
     }
     words = msgspec.convert(failure, _Failure, strict=False)
     return kind(
-        f"{outcome.failed_party}: {words.what}",
+        f"{outcome.failed}: {words.what}",
         code=words.code,
         expected=words.expected,
         got=words.got,

@@ -8,45 +8,30 @@ admission table has vouched for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from cloister.errors import CloisterError, ConfigError, ProtocolError
+from cloister.federation.course import Course
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
 from cloister.federation.rounds import (
     Round,
     RoundRules,
     check_evaluation,
+    count_left_out,
     mean_metrics,
 )
-from cloister.federation.strategies.schedules import LearningRate
-from cloister.federation.strategies.sgd import Sgd
+from cloister.federation.state import MarkTimer, state_digest
 from cloister.federation.transfer import chunks_of
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """What the plan fixes about the run.
-
-    Attributes:
-        parties: The workers, in plan order.
-        rounds: Rounds of training.
-        evaluate_every: The model is evaluated after every so many rounds.
-        examples: Examples a worker uses in one step.
-        optimizer: The server's optimiser.
-        learning_rate: Its schedule.
-    """
-
-    parties: tuple[str, ...]
-    rounds: int
-    evaluate_every: int
-    examples: int
-    optimizer: Sgd
-    learning_rate: LearningRate
+# How long a run that has failed waits for workers to be told.
+_FAREWELL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +57,21 @@ class Coordinator:
         course: What the plan fixes.
         model: The model training starts from; belongs to the coordinator.
         log: Receives one line a round, with aggregates only.
+        elapsed: A counter of seconds; it says when a mark is due.
     """
 
     def __init__(
-        self, course: Course, model: ModelBuffer, *, log: FilteringBoundLogger
+        self,
+        course: Course,
+        model: ModelBuffer,
+        *,
+        log: FilteringBoundLogger,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._course = course
         self._log = log
+        self._marks = MarkTimer(elapsed)
+        self._told: list[Callable[[ModelHeader], None]] = []
         self._digest = model.layout.digest()
         self._velocity = course.optimizer.initial()
         self._rules = RoundRules(
@@ -86,6 +79,10 @@ class Coordinator:
         )
         self._joined: set[str] = set()
         self._finals: dict[str, EvaluationReport] = {}
+        self._informed: set[str] = set()
+        self._informs = asyncio.Event()
+        self._silent: set[str] = set()
+        self._differed = False
         self._round: Round | None = None
         self._failure: CloisterError | None = None
         self._published: Published | None = None
@@ -96,9 +93,17 @@ class Coordinator:
         self.traffic = Traffic()
         self.metrics: dict[str, float] | None = None
 
+    def subscribe(self, told: Callable[[ModelHeader], None]) -> None:
+        """Has `told` called with the header of every model, as it is published."""
+        self._told.append(told)
+
     def touch(self) -> None:
         """Notes that something arrived; the run is alive."""
         self._touched = time.monotonic()
+
+    def initial_state(self) -> bytes:
+        """Returns the digest of the state before the first round."""
+        return self._state_after(0)
 
     async def join(self, party: str, layout: str) -> Published:
         """Notes a worker's arrival; returns the current model when all have come.
@@ -109,7 +114,9 @@ class Coordinator:
         self._check_layout(party, layout)
         self.touch()
         async with self._changed:
-            self._joined.add(party)
+            if party not in self._joined:
+                self._joined.add(party)
+                self._log.info("worker-joined", peer=party, missing=self._absent())
             if self._published is None and not self._absent():
                 self._publish(1)
             self._changed.notify_all()
@@ -117,17 +124,20 @@ class Coordinator:
         # A node that comes back after its party's update was counted trains next round.
         counted = current is not None and party not in current.missing
         return await self.next_model(
-            after=current.number if current is not None and counted else 0
+            party, after=current.number if current is not None and counted else 0
         )
 
-    async def next_model(self, *, after: int) -> Published:
-        """Waits for the model of a round later than `after` and returns it."""
+    async def next_model(self, party: str, *, after: int) -> Published:
+        """Waits for the model of a round later than `after` and returns it.
+
+        Raises:
+            CloisterError: If the run has failed; `party` was told then.
+        """
         async with self._changed:
             await self._changed.wait_for(
                 lambda: self._failure is not None or self._is_past(after)
             )
-            if self._failure is not None:
-                raise self._failure
+            self._check_failed(party)
             if self._published is None:
                 raise RuntimeError("woken without a model")
             return self._published
@@ -138,12 +148,26 @@ class Coordinator:
             self._failure = error
             self._changed.notify_all()
 
+    async def farewell(self) -> None:
+        """Waits, not for long, until every worker was told that the run has failed.
+
+        One that computes is told at its next call. Those whose silence ended the run
+        are not waited for.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                while self._joined - self._informed - self._silent - set(self._finals):
+                    self._informs.clear()
+                    await self._informs.wait()
+
     def check_header(self, party: str, header: UpdateHeader) -> None:
         """Refuses an update that cannot count, before its chunks are read.
 
         Raises:
             ProtocolError: If it cannot.
+            CloisterError: If the run has failed.
         """
+        self._check_failed(party)
         self._current().check_header(party, header)
 
     async def count(
@@ -153,9 +177,11 @@ class Coordinator:
 
         Raises:
             ProtocolError: If the update does not count.
+            CloisterError: If the run has failed.
         """
         self.touch()
         async with self._changed:
+            self._check_failed(party)
             current = self._current()
             current.count(party, header, update)
             if not current.missing:
@@ -167,11 +193,13 @@ class Coordinator:
 
         Raises:
             ProtocolError: If training is not over or the report does not count.
+            CloisterError: If the run has failed.
         """
         self.touch()
         async with self._changed:
-            check_evaluation(party, report, others=self._finals.values())
-            if self._published is None or not self._published.header.final:
+            self._check_failed(party)
+            check_evaluation(party, report)
+            if not self._is_over():
                 raise ProtocolError(
                     f"{party!r} finishes before training is over",
                     code="finish-early",
@@ -179,16 +207,20 @@ class Coordinator:
                 )
             self._finals.setdefault(party, report)
             if set(self._finals) == set(self._course.parties):
-                self.metrics = mean_metrics(
-                    [self._finals[p] for p in self._course.parties]
-                )
+                reports = [self._finals[p] for p in self._course.parties]
+                self.metrics = mean_metrics(reports)
+                self._tell_left_out(count_left_out(reports), len(self.metrics))
             self._changed.notify_all()
 
-    async def run(self, *, patience_seconds: float) -> dict[str, float]:
+    async def run(
+        self, *, patience_seconds: float, extra_seconds: float = 0.0
+    ) -> dict[str, float]:
         """Waits until all is done; returns the final model's metrics.
 
         Args:
             patience_seconds: Longest silence before the run is given up.
+            extra_seconds: What is added to it after the last round: before they report,
+                workers bring the last mark to their custodians.
 
         Raises:
             ProtocolError: If nothing arrives for that long, naming who is missing.
@@ -200,23 +232,27 @@ class Coordinator:
                     raise self._failure
                 if self.metrics is not None:
                     return self.metrics
+                patience = patience_seconds + (
+                    extra_seconds if self._is_over() else 0.0
+                )
                 quiet = time.monotonic() - self._touched
                 try:
-                    async with asyncio.timeout(max(0.0, patience_seconds - quiet)):
+                    async with asyncio.timeout(max(0.0, patience - quiet)):
                         await self._changed.wait()
                 except TimeoutError:
-                    if time.monotonic() - self._touched >= patience_seconds:
-                        raise self._given_up(patience_seconds) from None
+                    if time.monotonic() - self._touched >= patience:
+                        raise self._given_up(patience) from None
 
     def _given_up(self, patience_seconds: float) -> ProtocolError:
         if self._published is None:
             stage, missing = "before training began", self._absent()
-        elif self._published.header.final:
+        elif self._is_over():
             stage = "after the last round"
             missing = [p for p in self._course.parties if p not in self._finals]
         else:
             stage = f"in round {self._current().number}"
             missing = list(self._current().missing)
+        self._silent.update(missing)
         return ProtocolError(
             f"gave up waiting {stage}",
             code="worker-missing",
@@ -225,6 +261,16 @@ class Coordinator:
             remedy="Start the missing workers; their logs say what stopped them."
             " The wait is patience_seconds in the server's site.toml.",
         )
+
+    def _check_failed(self, party: str) -> None:
+        """Tells a party that the run has failed, if it has."""
+        if self._failure is not None:
+            self._informed.add(party)
+            self._informs.set()
+            raise self._failure
+
+    def _is_over(self) -> bool:
+        return self._published is not None and self._published.header.final
 
     def _is_past(self, number: int) -> bool:
         return self._published is not None and self._published.header.round > number
@@ -286,8 +332,15 @@ class Coordinator:
             self._log.info(
                 "evaluation", round=current.number - 1, metrics=aggregate.metrics
             )
+            self._tell_left_out(aggregate.metrics_left_out, len(aggregate.metrics))
         self._round_began = now
         self._publish(current.number + 1)
+
+    def _tell_left_out(self, left_out: int, published: int) -> None:
+        """Says once that the parties do not report the same; their words stay out."""
+        if left_out and not self._differed:
+            self._differed = True
+            self._log.warning("metrics-differ", published=published, left_out=left_out)
 
     def _publish(self, number: int) -> None:
         course = self._course
@@ -296,11 +349,27 @@ class Coordinator:
             not final and number > 1 and (number - 1) % course.evaluate_every == 0
         )
         self._round = None if final else Round(number, self._rules, evaluate=evaluate)
-        self._published = Published(
-            header=ModelHeader(
-                round=number, layout=self._digest, evaluate=evaluate, final=final
-            ),
-            chunks=tuple(chunks_of(self.model)),
+        header = ModelHeader(
+            round=number,
+            layout=self._digest,
+            evaluate=evaluate,
+            final=final,
+            state=self._state_after(number - 1)
+            if self._marks.take(final=final)
+            else None,
+        )
+        self._published = Published(header=header, chunks=tuple(chunks_of(self.model)))
+        for told in self._told:
+            told(header)
+
+    def _state_after(self, number: int) -> bytes:
+        return state_digest(
+            run_id=self._course.run_id,
+            round_number=number,
+            layout_digest=self._digest,
+            parameters=self.model.parameters,
+            statistics=self.model.statistics,
+            velocity=self._velocity,
         )
 
 

@@ -28,6 +28,7 @@ MAX_METRICS = 64
 
 RoundNumber = Annotated[int, Meta(ge=1, le=2**31)]
 LayoutDigest = Annotated[str, Meta(min_length=64, max_length=64)]
+StateDigest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Examples = Annotated[int, Meta(ge=1, le=2**40)]
 
 
@@ -65,12 +66,15 @@ class ModelHeader(Header, frozen=True, kw_only=True):
         layout: Digest of the layout of the chunks that follow.
         evaluate: Whether each worker reports on this model with its next message.
         final: Whether training is over: evaluate, finish, train no more.
+        state: SHA-256 of the server's state after the rounds before this one, when a
+            mark is due (`state.py`).
     """
 
     round: RoundNumber
     layout: LayoutDigest
     evaluate: bool
     final: bool
+    state: StateDigest | None = None
 
 
 class UpdateHeader(Header, frozen=True, kw_only=True):

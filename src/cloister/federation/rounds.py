@@ -8,7 +8,6 @@ no clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +46,14 @@ class Aggregate:
         statistics: Mean statistics, weighted alike: (statistic_count,).
         loss: Mean training loss.
         metrics: Means over all held-out examples; None when not asked for.
+        metrics_left_out: How many metrics not every party reported.
     """
 
     gradient: NDArray[np.float32]
     statistics: NDArray[np.float64]
     loss: float
     metrics: dict[str, float] | None
+    metrics_left_out: int
 
 
 class Round:
@@ -108,8 +109,7 @@ class Round:
                 "none" if self._evaluate else "one",
             )
         if header.evaluation is not None:
-            counted = (h.evaluation for h, _ in self._counted.values())
-            check_evaluation(party, header.evaluation, others=counted)
+            check_evaluation(party, header.evaluation)
 
     def count(self, party: str, header: UpdateHeader, update: ModelBuffer) -> None:
         """Counts a whole update; the buffer belongs to the round from now on.
@@ -139,6 +139,7 @@ class Round:
             statistics=weighted_mean([u.statistics for _, u in ordered], weights),
             loss=sum(h.loss_sum for h, _ in ordered) / sum(weights),
             metrics=mean_metrics(reports) if reports else None,
+            metrics_left_out=count_left_out(reports),
         )
 
 
@@ -152,48 +153,39 @@ def check_layout(party: str, *, expected: str, got: str) -> None:
         raise _refuse(party, "layout-differs", f"layout {expected}", f"layout {got}")
 
 
-def check_evaluation(
-    party: str, report: EvaluationReport, *, others: Iterable[EvaluationReport | None]
-) -> None:
+def check_evaluation(party: str, report: EvaluationReport) -> None:
     """Refuses an evaluation that would spoil the aggregate.
 
-    Args:
-        party: Who reports.
-        report: Its report.
-        others: What was counted before; all must speak of the same metrics.
+    Its metrics may have any names: whoever came first would otherwise say for all what
+    a metric is called, and have every other party refused.
 
     Raises:
-        ProtocolError: If a sum is not finite, or the metrics differ from the others'.
+        ProtocolError: If a sum is not finite.
     """
     if not all(abs(value) <= MAX_SUM for value in report.sums.values()):
         raise _refuse(party, "evaluation-not-finite", "finite sums", "NaN or infinity")
-    for other in others:
-        if other is not None and other.sums.keys() != report.sums.keys():
-            raise _refuse(
-                party,
-                "evaluation-differs",
-                f"the metrics {', '.join(sorted(other.sums))}",
-                ", ".join(sorted(report.sums)),
-            )
 
 
 def mean_metrics(reports: list[EvaluationReport]) -> dict[str, float]:
-    """Returns each metric's mean over the held-out examples of all parties.
+    """Returns the mean of each metric that every party reports.
 
-    Raises:
-        ProtocolError: If the parties report different metrics.
+    It is over the held-out examples of all of them. What some leave out has no mean,
+    and would say something of the others alone.
     """
-    if len({frozenset(report.sums) for report in reports}) != 1:
-        raise ProtocolError(
-            "the parties report different metrics",
-            code="evaluation-differs",
-            expected="the metrics of one task from every worker",
-        )
     examples = sum(report.examples for report in reports)
+    shared = set[str].intersection(*(set(report.sums) for report in reports))
     return {
         name: math.fsum(report.sums[name] for report in reports) / examples
-        for name in sorted(reports[0].sums)
+        for name in sorted(shared)
     }
+
+
+def count_left_out(reports: list[EvaluationReport]) -> int:
+    """Returns how many metrics some party reports, and not every one."""
+    if not reports:
+        return 0
+    names = [set(report.sums) for report in reports]
+    return len(set[str].union(*names) - set[str].intersection(*names))
 
 
 def _refuse(party: str, code: str, expected: str, got: str) -> ProtocolError:

@@ -1,45 +1,39 @@
-"""The server node: two ports, one coordinator, and at the end one sealed model."""
+"""The server node: trains with its workers, and at the end seals one model.
+
+Beside the rounds, and as long as they last, it judges its workers' evidence again,
+keeps its own warrant in force, and deposits marks with its party's custodian.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Self
 
-import grpc
 from structlog.typing import FilteringBoundLogger
 
 from cloister.errors import CloisterError, ProtocolError
-from cloister.federation.coordinator import Coordinator, Course
+from cloister.federation.alongside import alongside
+from cloister.federation.coordinator import Coordinator
+from cloister.federation.course import course_of
+from cloister.federation.custodian import Custodian
+from cloister.federation.deposits import Deposits
 from cloister.federation.layout import ModelBuffer
-from cloister.federation.strategies.schedules import LearningRate
-from cloister.federation.strategies.sgd import Sgd
+from cloister.federation.marks import check_fresh_start, check_start
+from cloister.federation.messages import ModelHeader
+from cloister.federation.ports import Ports
 from cloister.federation.task import Task
 from cloister.federation.task_loading import task_code
-from cloister.federation.training_service import TrainingService
+from cloister.federation.warranting import keep_warranted
 from cloister.plan.plan import Plan
 from cloister.plan.site import Address
-from cloister.ratls.admission import AdmissionTable, new_authority
-from cloister.ratls.certificate import make_certificate
-from cloister.ratls.challenge import MAX_MESSAGE_BYTES
-from cloister.ratls.channels import (
-    MAX_CHUNK_BYTES,
-    enrolment_credentials,
-    listen,
-    prove_tls13_only,
-    server_options,
-    training_credentials,
-)
-from cloister.ratls.enrolment_service import EnrolmentService
+from cloister.ratls.epochs import key_digest
+from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
+from cloister.ratls.reappraisal import keep_reappraising
 from cloister.storage.model_vault import SealedModel, check_recipients, seal_model
-
-# A server's certificate outlives no run we know; a new run makes new keys.
-CERTIFICATE_LIFE = timedelta(days=30)
-# Time for the last answers to reach the workers before the ports close.
-_GRACE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,24 +69,64 @@ class Outcome:
 
 
 async def serve(
-    node: Node, task: Task, *, settings: ServerSettings, log: FilteringBoundLogger
+    node: Node,
+    task: Task,
+    *,
+    custodian: Custodian,
+    settings: ServerSettings,
+    log: FilteringBoundLogger,
+    elapsed: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Runs the plan's rounds as its server and seals the model.
 
+    Args:
+        node: The server's node; its custodian has warranted it.
+        task: The plan's task.
+        custodian: The line to its party's custodian.
+        settings: What the site decides.
+        log: One line for each decision, and for each round.
+        elapsed: A counter of seconds; it says how long the custodian was silent.
+
     Raises:
-        CloisterError: If a port cannot be opened, workers stay away, or the model
-            cannot be written.
+        VerificationError: If the run has come further than this server, or a newer
+            server has taken its place.
+        CloisterError: If a port cannot be opened, workers or the custodian stay away,
+            or the model cannot be written.
     """
     plan = node.plan
     # Now, not after hours of training.
     check_recipients(plan.model.recipients)
+    check_fresh_start(plan, custodian.mark)
     model = await asyncio.to_thread(_initial_model, plan, task)
     coordinator = Coordinator(course_of(plan, model), model, log=log)
-    async with Ports(node, coordinator, settings=settings, log=log):
+    deposits = Deposits(
+        custodian,
+        silence_seconds=plan.admission.custodian_silence_seconds,
+        log=log,
+        elapsed=elapsed,
+    )
+    deposits.offer(_mark(node, 0, check_start(plan, coordinator.initial_state())))
+    # Before anybody can have the first model: the party knows of this server.
+    await alongside(deposits.begun(), deposits.keep())
+    coordinator.subscribe(lambda header: _deposit(header, node, deposits))
+    ports = Ports(
+        node,
+        coordinator,
+        enrolment=settings.enrolment,
+        training=settings.training,
+        log=log,
+    )
+    async with ports:
         try:
-            metrics = await coordinator.run(patience_seconds=settings.patience_seconds)
+            metrics = await alongside(
+                _train(coordinator, deposits, plan, settings),
+                deposits.keep(),
+                keep_warranted(node, custodian, log=log),
+                keep_reappraising(node, ports.table, log=log),
+            )
         except CloisterError as error:
             await coordinator.fail(error)
+            await coordinator.farewell()
             raise
         except asyncio.CancelledError:
             await coordinator.fail(
@@ -110,106 +144,31 @@ async def serve(
     return Outcome(metrics=metrics, rounds=plan.training.rounds, sealed=sealed)
 
 
-def course_of(plan: Plan, model: ModelBuffer) -> Course:
-    """Returns what the plan fixes about the run of a model."""
-    training = plan.training
-    return Course(
-        parties=tuple(p.name for p in plan.workers),
-        rounds=training.rounds,
-        evaluate_every=plan.rounds.evaluate_every,
-        examples=training.batch_size,
-        optimizer=Sgd(
-            momentum=training.optimizer.momentum,
-            weight_decay=training.optimizer.weight_decay,
-            decay_mask=model.layout.decay_mask(),
-        ),
-        learning_rate=LearningRate(
-            name=training.schedule.name,
-            peak=training.optimizer.learning_rate,
-            rounds=training.rounds,
-            warmup_rounds=training.schedule.warmup_rounds,
-        ),
+async def _train(
+    coordinator: Coordinator, deposits: Deposits, plan: Plan, settings: ServerSettings
+) -> dict[str, float]:
+    metrics = await coordinator.run(
+        patience_seconds=settings.patience_seconds,
+        extra_seconds=plan.admission.custodian_silence_seconds,
     )
+    # Before the model is sealed: a server that was replaced must not seal one, and a
+    # run whose end nobody remembers could be trained and sealed once more.
+    await deposits.settled()
+    return metrics
 
 
-class Ports:
-    """Both listening ports, open while the context lasts.
+def _deposit(header: ModelHeader, node: Node, deposits: Deposits) -> None:
+    if header.state is not None:
+        deposits.offer(_mark(node, header.round - 1, header.state))
 
-    Args:
-        node: The server's node.
-        coordinator: Runs the rounds.
-        settings: Where to listen.
-        log: One line for each decision.
 
-    Attributes:
-        table: Who is admitted.
-    """
-
-    def __init__(
-        self,
-        node: Node,
-        coordinator: Coordinator,
-        *,
-        settings: ServerSettings,
-        log: FilteringBoundLogger,
-    ) -> None:
-        at = node.clock()
-        certificate = make_certificate(
-            node.identity, node.platform, at=at, life=CERTIFICATE_LIFE
-        )
-        authority = new_authority(at=at, life=CERTIFICATE_LIFE)
-        self.table = AdmissionTable(node.clock)
-        self._settings = settings
-        self._log = log
-        self._training = grpc.aio.server(options=server_options(MAX_CHUNK_BYTES))
-        self._training.add_generic_rpc_handlers(
-            (TrainingService(coordinator, table=self.table, log=log),)
-        )
-        self._training_credentials = training_credentials(
-            node.identity, certificate, admission_root_pem=authority.certificate_pem()
-        )
-        self._enrolment = grpc.aio.server(options=server_options(MAX_MESSAGE_BYTES))
-        self._enrolment.add_generic_rpc_handlers(
-            (
-                EnrolmentService(
-                    node,
-                    authority=authority,
-                    table=self.table,
-                    log=log,
-                    on_admitted=lambda _: coordinator.touch(),
-                ),
-            )
-        )
-        self._enrolment_credentials = enrolment_credentials(node.identity, certificate)
-
-    async def __aenter__(self) -> Self:
-        settings = self._settings
-        try:
-            # The training port first: whoever enrols may call it at once. Each is
-            # started before the next one listens, for only what runs can be stopped.
-            listen(self._training, settings.training, self._training_credentials)
-            await self._training.start()
-            await prove_tls13_only(settings.training)
-            listen(self._enrolment, settings.enrolment, self._enrolment_credentials)
-            await self._enrolment.start()
-            await prove_tls13_only(settings.enrolment)
-        except BaseException:
-            # Also when cancelled: an open port would outlive its server. Raised again.
-            await self._stop()
-            raise
-        self._log.info(
-            "listening",
-            enrolment=str(settings.enrolment),
-            training=str(settings.training),
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stop()
-
-    async def _stop(self) -> None:
-        await self._enrolment.stop(0)
-        await self._training.stop(_GRACE_SECONDS)
+def _mark(node: Node, completed: int, state: bytes) -> Mark:
+    return Mark(
+        round=completed,
+        state=state,
+        server_epoch=node.warrant.current.terms.epoch,
+        server_key=key_digest(node.identity.tls_spki),
+    )
 
 
 def _initial_model(plan: Plan, task: Task) -> ModelBuffer:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 import grpc
@@ -31,9 +33,10 @@ from cloister.federation.messages import (
     encode_header,
 )
 from cloister.federation.transfer import Receiver
-from cloister.ratls.admission import AdmissionTable, AttestedPeer
+from cloister.ratls.admission_table import AdmissionTable, Peer
 from cloister.ratls.channels import MAX_CHUNK_BYTES, Guard
 from cloister.ratls.identity import Spki
+from cloister.ratls.refusal_log import RefusalLog
 from cloister.ratls.refusals import encode_status
 
 # Longest that a refused caller is listened to, so that it may hear its reason.
@@ -44,13 +47,28 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Transfer:
+    """An update on its way, which takes a model's memory.
+
+    Attributes:
+        key: The TLS key of the node that sends it.
+        limit: Ends it when it expires.
+        over: Set when it has ended, whichever way.
+    """
+
+    key: Spki
+    limit: asyncio.Timeout
+    over: asyncio.Event
+
+
 class TrainingService(grpc.GenericRpcHandler):
     """The server's end of the training port.
 
     Args:
         coordinator: Runs the rounds.
         table: Who is admitted.
-        log: One line for each refusal.
+        log: One line for each refusal; they are counted where they are many.
     """
 
     def __init__(
@@ -63,7 +81,9 @@ class TrainingService(grpc.GenericRpcHandler):
         self._coordinator = coordinator
         self._table = table
         self._log = log
-        self._sending: set[Spki] = set()
+        # By party: one that floods the log must not hide another's refusals.
+        self._refusals: dict[str | None, RefusalLog] = {}
+        self._sending: dict[str, _Transfer] = {}
         self._handlers: dict[str, Callable[[], Handler]] = {
             RECEIVE: lambda: grpc.unary_stream_rpc_method_handler(self._receive),
             CONTRIBUTE: lambda: grpc.stream_stream_rpc_method_handler(self._contribute),
@@ -75,7 +95,13 @@ class TrainingService(grpc.GenericRpcHandler):
         make = self._handlers.get(handler_call_details.method)
         return make() if make else None
 
+    def close(self) -> None:
+        """Tells how many refusals were not told one by one."""
+        for log in self._refusals.values():
+            log.close()
+
     async def _receive(self, request: bytes, context: Context) -> Messages:
+        guard = None
         try:
             guard = Guard(context, self._table)
             wanted = decode_header(request, ModelRequest)
@@ -83,28 +109,34 @@ class TrainingService(grpc.GenericRpcHandler):
             async for message in self._send(model, guard):
                 yield message
         except CloisterError as error:
-            await self._refuse(context, error)
+            await self._refuse(context, error, guard)
 
     async def _contribute(self, messages: Messages, context: Context) -> Messages:
+        guard = None
         try:
             guard = Guard(context, self._table)
             header = await self._take_update(messages, guard)
-            model = await self._coordinator.next_model(after=header.round)
+            model = await self._coordinator.next_model(
+                guard.peer.party, after=header.round
+            )
             async for message in self._send(model, guard):
                 yield message
         except CloisterError as error:
-            # The traceback holds the update's buffer; nothing is to wait with it.
+            # The traceback holds the update's buffer, and so does that of what came
+            # before; nothing is to wait with it.
             error = error.with_traceback(None)
+            error.__cause__ = error.__context__ = None
             await self._drain(messages)
-            await self._refuse(context, error)
+            await self._refuse(context, error, guard)
 
     async def _finish(self, request: bytes, context: Context) -> bytes:
+        guard = None
         try:
             guard = Guard(context, self._table)
             report = decode_header(request, FinalReport)
             await self._coordinator.finish(guard.peer.party, report.evaluation)
         except CloisterError as error:
-            await self._refuse(context, error)
+            await self._refuse(context, error, guard)
         return encode_header(Finished())
 
     async def _take_update(self, messages: Messages, guard: Guard) -> UpdateHeader:
@@ -115,39 +147,62 @@ class TrainingService(grpc.GenericRpcHandler):
                 f"{party!r} sent nothing", code="update-empty", expected="an update"
             )
         header = decode_header(first, UpdateHeader)
+        # The header may come late: only the party's newest node ends the others.
+        guard.check()
         self._coordinator.check_header(party, header)
-        with self._only_one(guard.peer):
-            update = ModelBuffer(self._coordinator.model.layout)
-            receiver = Receiver(update)
-            async for chunk in messages:
-                guard.check()
-                receiver.feed(chunk)
-                self._coordinator.traffic.received += len(chunk)
-                self._coordinator.touch()
-            receiver.finish()
-            # The end of the stream may come long after its last chunk.
-            guard.check()
-            await self._coordinator.count(party, header, update)
+        async with self._only_one(guard.peer):
+            await self._fill(messages, header, guard)
         return header
 
-    @contextlib.contextmanager
-    def _only_one(self, peer: AttestedPeer) -> Iterator[None]:
-        """Holds a node to one update in transfer: each takes a model's memory.
+    async def _fill(
+        self, messages: Messages, header: UpdateHeader, guard: Guard
+    ) -> None:
+        update = ModelBuffer(self._coordinator.model.layout)
+        receiver = Receiver(update)
+        async for chunk in messages:
+            guard.check()
+            receiver.feed(chunk)
+            self._coordinator.traffic.received += len(chunk)
+            self._coordinator.touch()
+        receiver.finish()
+        # The end of the stream may come long after its last chunk.
+        guard.check()
+        await self._coordinator.count(guard.peer.party, header, update)
 
-        A node and not its party: a newer node must not wait until the broken
-        connection of the one it replaces is noticed.
+    @asynccontextmanager
+    async def _only_one(self, peer: Peer) -> AsyncIterator[None]:
+        """Holds a party to one update in transfer: each takes a model's memory.
+
+        A newer node must not wait until the broken connection of the one it replaces
+        is noticed; so it ends the other's transfer, and begins when that has ended.
         """
-        if peer.tls_key in self._sending:
+        former = self._sending.get(peer.party)
+        if former is not None and former.key == peer.tls_key:
             raise ProtocolError(
                 f"{peer.party!r} sends two updates at once",
                 code="update-repeated",
                 expected="one update a round",
             )
-        self._sending.add(peer.tls_key)
         try:
-            yield
-        finally:
-            self._sending.remove(peer.tls_key)
+            async with asyncio.timeout(None) as limit:
+                own = _Transfer(key=peer.tls_key, limit=limit, over=asyncio.Event())
+                self._sending[peer.party] = own
+                try:
+                    if former is not None:
+                        former.limit.reschedule(asyncio.get_running_loop().time())
+                        await former.over.wait()
+                    yield
+                finally:
+                    own.over.set()
+                    if self._sending[peer.party] is own:
+                        del self._sending[peer.party]
+        except TimeoutError:
+            raise VerificationError(
+                f"a newer node of {peer.party!r} sends its update",
+                code="epoch-old",
+                expected="the party's newest node",
+                got=f"epoch {peer.epoch}",
+            ) from None
 
     async def _drain(self, messages: Messages) -> None:
         """Reads and drops what a refused caller still sends.
@@ -172,8 +227,12 @@ class TrainingService(grpc.GenericRpcHandler):
             self._coordinator.touch()
             yield chunk
 
-    async def _refuse(self, context: Context, error: CloisterError) -> NoReturn:
-        self._log.warning(
+    async def _refuse(
+        self, context: Context, error: CloisterError, guard: Guard | None
+    ) -> NoReturn:
+        whose = guard.peer.party if guard is not None else None
+        log = self._refusals.setdefault(whose, RefusalLog(self._log))
+        log.warning(
             "call-refused", address=context.peer(), code=error.code, reason=str(error)
         )
         status = (

@@ -7,52 +7,31 @@ aggregate.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-import grpc
 from structlog.typing import FilteringBoundLogger
 
-from cloister.errors import ProtocolError, RefusedByPeer
-from cloister.federation.layout import ModelBuffer
-from cloister.federation.messages import (
-    CONTRIBUTE,
-    FINISH,
-    RECEIVE,
-    EvaluationReport,
-    FinalReport,
-    Finished,
-    ModelHeader,
-    ModelRequest,
-    UpdateHeader,
-    decode_header,
-    encode_header,
-)
-from cloister.federation.rounds import check_layout
-from cloister.federation.task import Evaluation, Learner, LearnerSettings, Task
-from cloister.federation.task_loading import task_code
-from cloister.federation.transfer import Receiver, chunks_of
+from cloister.errors import CloisterError, ProtocolError
+from cloister.federation.alongside import alongside
+from cloister.federation.custodian import Custodian
+from cloister.federation.deposits import Deposits
+from cloister.federation.marks import check_onward
+from cloister.federation.membership import Membership
+from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
+from cloister.federation.task import Task
+from cloister.federation.trainer import Trainer
 from cloister.plan.site import Address
-from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
-from cloister.ratls.enrolment_service import Enrolled, describe_peer, enrol
+from cloister.ratls.admission_table import Peer
+from cloister.ratls.epochs import Epoch
+from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
-from cloister.ratls.refusals import decode_status, one_line, refused_by_peer
 from cloister.storage.records import DataSource
 
 Result = TypeVar("Result")
-Reply: TypeAlias = (
-    "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]"
-)
-_UnaryStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
-_StreamStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
-_UnaryUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
-
-_FIRST_RETRY_SECONDS = 0.1
-_LAST_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,50 +49,144 @@ class WorkerSettings:
     patience_seconds: float
 
 
-async def work(
+async def work(  # noqa: PLR0913 - all it takes to train
     node: Node,
     task: Task,
     *,
     source: DataSource,
+    custodian: Custodian,
     settings: WorkerSettings,
     log: FilteringBoundLogger,
+    elapsed: Callable[[], float] = time.monotonic,
 ) -> None:
     """Trains as one worker of the plan until training is over.
 
+    Args:
+        node: The worker's node; its custodian has warranted it.
+        task: The plan's task.
+        source: The party's data.
+        custodian: The line to its party's custodian.
+        settings: What the site decides.
+        log: One line for each decision, and for each round.
+        elapsed: A counter of seconds; it says how long the custodian was silent.
+
     Raises:
-        CloisterError: If the data does not fit, the server is refused or refuses, or
-            it goes away.
+        VerificationError: If the server is refused or refuses, if it is behind what
+            the party knows of the run, or another node has taken this one's place.
+        CloisterError: If the data does not fit, or server or custodian go away.
     """
-    # One thread for all of the task's work: frameworks keep state by thread, and a
-    # thread made for every step costs more than the step in an enclave.
     with ThreadPoolExecutor(1, thread_name_prefix="learner") as executor:
-        trainer = _Trainer(node, task, executor=executor)
+        trainer = Trainer(node, task, executor=executor)
         await trainer.prepare(source)
-        enrolled = await _enrol_with_patience(node, settings, log)
-        log.info("server-attested", **describe_peer(enrolled.server))
-        channel = open_channel(
-            settings.training,
-            pinned_certificate=enrolled.server_certificate,
-            max_message_bytes=MAX_CHUNK_BYTES,
-            client=ClientTls(
-                identity=node.identity,
-                admission_certificate=enrolled.admission_certificate,
-            ),
+        deposits = Deposits(
+            custodian,
+            silence_seconds=node.plan.admission.custodian_silence_seconds,
+            log=log,
+            elapsed=elapsed,
         )
-        async with channel:
-            await _train(_Line(channel, trainer.model), trainer, node, log)
+        membership = Membership(
+            node,
+            custodian,
+            trainer.model,
+            enrolment=settings.enrolment,
+            training=settings.training,
+            patience_seconds=settings.patience_seconds,
+            log=log,
+        )
+        async with membership:
+            watch = Watch(custodian, deposits, membership)
+            session = _Session(node, trainer, membership, watch, deposits, log=log)
+            await alongside(session.run(), membership.keep(), deposits.keep())
 
 
-async def _train(
-    line: _Line, trainer: _Trainer, node: Node, log: FilteringBoundLogger
-) -> None:
-    header = await line.receive()
-    while not header.final:
+class Watch:
+    """Looks at every model's header: is the server where this party knows it to be?
+
+    Args:
+        custodian: Knows the party's mark.
+        deposits: Brings new marks to it.
+        membership: Is told of the rounds.
+    """
+
+    def __init__(
+        self, custodian: Custodian, deposits: Deposits, membership: Membership
+    ) -> None:
+        self._custodian = custodian
+        self._deposits = deposits
+        self._membership = membership
+        self._server: Epoch | None = None
+        self._completed = 0
+
+    def check(self, header: ModelHeader, server: Peer) -> ModelHeader:
+        """Returns the header of a model, if this node may train for its server.
+
+        Raises:
+            VerificationError: If the server, met for the first time, is behind what
+                this party knows, or contradicts it.
+        """
+        if server.node != self._server:
+            known = self._custodian.mark
+            check_onward(header, known, completed=self._completed)
+            self._server = server.node
+            if known is not None:
+                # Nothing new, where the server says no state now; but the custodian
+                # must be there before anything is done for this server.
+                self._deposits.offer(known)
+        self._completed = max(self._completed, header.round - 1)
+        self._membership.note_round(header.round)
+        if header.state is not None:
+            mark = Mark(
+                round=header.round - 1,
+                state=header.state,
+                server_epoch=server.node.number,
+                server_key=server.node.key,
+            )
+            self._deposits.offer(mark)
+        return header
+
+
+class _Session:
+    """The rounds, as the worker sees them."""
+
+    def __init__(
+        self,
+        node: Node,
+        trainer: Trainer,
+        membership: Membership,
+        watch: Watch,
+        deposits: Deposits,
+        *,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._rounds = node.plan.training.rounds
+        self._trainer = trainer
+        self._membership = membership
+        self._watch = watch
+        self._deposits = deposits
+        self._log = log
+
+    async def run(self) -> None:
+        """Trains until the server says final, and reports on the final model."""
+        header = await self._lasting(self._receive, self._receive)
+        while not header.final:
+            header = await self._round(header)
+        report = await self._trainer.evaluate()
+        # The server seals when all have reported: the party is to know the end first.
+        await self._deposits.settled()
+        await self._lasting(lambda: self._finish(report), lambda: self._finish(report))
+        self._log.info("finished", rounds=self._rounds)
+
+    async def _round(self, header: ModelHeader) -> ModelHeader:
+        """Trains one round; returns the header of the next model."""
+        trainer, number = self._trainer, header.round
         began = time.monotonic()
         update = await trainer.update(header)
         computed = time.monotonic()
-        number = header.round
-        header = await line.contribute(update, trainer.out)
+        # No update for a server that the party's own memory does not know.
+        await self._deposits.begun()
+        header = await self._lasting(
+            lambda: self._contribute(update), lambda: self._resume(update)
+        )
         if header.round != number + 1:
             raise ProtocolError(
                 "the server skipped a round",
@@ -121,186 +194,53 @@ async def _train(
                 expected=str(number + 1),
                 got=str(header.round),
             )
-        log.info(
+        self._log.info(
             "round",
             round=number,
-            rounds=node.plan.training.rounds,
+            rounds=self._rounds,
             bytes_sent=trainer.out.layout.size_bytes,
             bytes_received=trainer.model.layout.size_bytes,
             compute_seconds=round(computed - began, 6),
             exchange_seconds=round(time.monotonic() - computed, 6),
         )
-    await line.finish(await trainer.evaluate())
-    log.info("finished", rounds=node.plan.training.rounds)
-
-
-class _Trainer:
-    """The task at work in its own thread.
-
-    Attributes:
-        model: Receives each round's model.
-        out: Holds the update of the round.
-    """
-
-    def __init__(self, node: Node, task: Task, *, executor: ThreadPoolExecutor) -> None:
-        self._plan = node.plan
-        self._party = node.party
-        self._task = task
-        self._executor = executor
-        self._learner: Learner | None = None
-
-    async def prepare(self, source: DataSource) -> None:
-        """Lays out the model and opens the data."""
-        training = self._plan.training
-        initial = await self._run(
-            "making the model", lambda: self._task.initial_model(seed=training.seed)
-        )
-        self.model = initial
-        self.out = ModelBuffer(initial.layout)
-        settings = LearnerSettings(
-            party=self._party,
-            batch_size=training.batch_size,
-            seed=training.seed,
-            threads=training.threads,
-            precision=training.precision,
-        )
-        self._learner = await self._run(
-            "opening the data", lambda: self._task.learner(source, settings)
-        )
-
-    async def update(self, header: ModelHeader) -> UpdateHeader:
-        """Computes the update of a round from the model just received."""
-        learner = self._ready()
-        await self._run("loading the model", lambda: learner.load(self.model))
-        evaluation = None
-        if header.evaluate:
-            evaluation = _report(await self._run("evaluating", learner.evaluate))
-        report = await self._run(
-            "training", lambda: learner.step(header.round, self.out)
-        )
-        return UpdateHeader(
-            round=header.round,
-            layout=header.layout,
-            examples=report.examples,
-            loss_sum=report.loss_sum,
-            evaluation=evaluation,
-        )
-
-    async def evaluate(self) -> EvaluationReport:
-        """Evaluates the model just received."""
-        learner = self._ready()
-        await self._run("loading the model", lambda: learner.load(self.model))
-        return _report(await self._run("evaluating", learner.evaluate))
-
-    def _ready(self) -> Learner:
-        if self._learner is None:
-            raise RuntimeError("prepare first")
-        return self._learner
-
-    async def _run(self, doing: str, step: Callable[[], Result]) -> Result:
-        plan = self._plan
-
-        def guarded() -> Result:
-            with task_code(plan.task.file, doing, simulated=plan.simulated):
-                return step()
-
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, guarded)
-
-
-class _Line:
-    """The worker's calls on the training port; models land in one buffer."""
-
-    def __init__(self, channel: grpc.aio.Channel, model: ModelBuffer) -> None:
-        self._receive: _UnaryStream = channel.unary_stream(RECEIVE)
-        self._contribute: _StreamStream = channel.stream_stream(CONTRIBUTE)
-        self._finish: _UnaryUnary = channel.unary_unary(FINISH)
-        self._model = model
-        self._layout = model.layout.digest()
-
-    async def receive(self) -> ModelHeader:
-        """Asks for the current model; returns once all workers have come."""
-        request = encode_header(ModelRequest(layout=self._layout))
-        return await self._take_model(self._receive(request))
-
-    async def contribute(
-        self, header: UpdateHeader, update: ModelBuffer
-    ) -> ModelHeader:
-        """Sends an update and receives the next round's model."""
-
-        async def messages() -> AsyncIterator[bytes]:
-            yield encode_header(header)
-            for chunk in chunks_of(update):
-                yield chunk
-
-        return await self._take_model(self._contribute(messages()))
-
-    async def finish(self, report: EvaluationReport) -> None:
-        """Sends the report on the final model."""
-        try:
-            reply = await self._finish(encode_header(FinalReport(evaluation=report)))
-        except grpc.aio.AioRpcError as error:
-            raise _explain(error) from error
-        decode_header(reply, Finished)
-
-    async def _take_model(self, reply: Reply) -> ModelHeader:
-        receiver = Receiver(self._model)
-        header: ModelHeader | None = None
-        try:
-            async for message in reply:
-                if header is None:
-                    header = decode_header(message, ModelHeader)
-                    check_layout("the server", expected=self._layout, got=header.layout)
-                else:
-                    receiver.feed(message)
-        except grpc.aio.AioRpcError as error:
-            raise _explain(error) from error
-        if header is None:
-            raise ProtocolError("the server sent no model", code="model-missing")
-        receiver.finish()
         return header
 
+    async def _lasting(
+        self,
+        act: Callable[[], Awaitable[Result]],
+        go_on: Callable[[], Awaitable[Result]],
+    ) -> Result:
+        """Returns what `act` gives; or `go_on`, if the admission ended meanwhile.
 
-async def _enrol_with_patience(
-    node: Node, settings: WorkerSettings, log: FilteringBoundLogger
-) -> Enrolled:
-    """Enrols, waiting for a server that is not there yet."""
-    give_up = time.monotonic() + settings.patience_seconds
-    pause = _FIRST_RETRY_SECONDS
-    waiting = False
-    while True:
+        An admission that ends again before `go_on` is through is an error: a server
+        that admits and at once forgets could keep a node busy for ever.
+        """
         try:
-            return await enrol(node, settings.enrolment)
-        except ProtocolError as error:
-            if error.code != "server-unreachable" or time.monotonic() >= give_up:
-                raise
-        if not waiting:
-            log.info("waiting-for-server", enrolment=str(settings.enrolment))
-            waiting = True
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LAST_RETRY_SECONDS)
+            return await act()
+        except CloisterError as error:
+            await self._membership.recover(error)
+        return await go_on()
 
+    async def _receive(self) -> ModelHeader:
+        async with self._membership.line() as line:
+            return self._watch.check(await line.receive(), line.server)
 
-def _report(evaluation: Evaluation) -> EvaluationReport:
-    return EvaluationReport(examples=evaluation.examples, sums=dict(evaluation.sums))
+    async def _contribute(self, update: UpdateHeader) -> ModelHeader:
+        async with self._membership.line() as line:
+            header = await line.contribute(update, self._trainer.out)
+            return self._watch.check(header, line.server)
 
+    async def _resume(self, update: UpdateHeader) -> ModelHeader:
+        """Goes on where a call was ended; nothing tells whether the update counted.
 
-def _explain(error: grpc.aio.AioRpcError) -> ProtocolError | RefusedByPeer:
-    """Returns our own error for a call the server ended, or that broke."""
-    if error.code() is grpc.StatusCode.PERMISSION_DENIED:
-        return refused_by_peer("the server", decode_status(error.details()))
-    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-        refusal = decode_status(error.details())
-        return ProtocolError(
-            f"the server ended the call: {refusal.what}",
-            code=refusal.code,
-            expected=refusal.expected,
-            got=refusal.got,
-        )
-    return ProtocolError(
-        "the server went away",
-        code="server-gone",
-        expected="an answer",
-        got=f"{error.code().name}: {one_line((error.details() or '')[:200])}",
-        remedy="Its log says why; start the run again.",
-    )
+        The server's current model tells: in a round in which this party was counted it
+        gives none before the next one.
+        """
+        header = await self._receive()
+        if header.round == update.round:
+            return await self._contribute(update)
+        return header
+
+    async def _finish(self, report: EvaluationReport) -> None:
+        async with self._membership.line() as line:
+            await line.finish(report)

@@ -2,142 +2,54 @@
 
 Nothing in it is about a machine; that is the site file's business. The hash covers the
 canonical form of every value, defaults included, so two spellings of one plan are one
-plan and no setting can change unseen.
+plan and no setting can change unseen. Its sections are in `plan.sections` and
+`plan.parties`; here stands what holds between them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
-from typing import Annotated, Literal, NewType
+from typing import NewType
 
 import cbor2
 import msgspec
-from msgspec import Meta
 
 from cloister.attestation.policy import Policy
 from cloister.errors import ConfigError
-from cloister.plan.keys import parse_party_key
+from cloister.plan.parties import Party, Role, check_colluders, check_parties
+from cloister.plan.sections import (
+    Admission,
+    Header,
+    ModelSection,
+    Name,
+    Policies,
+    Predecessor,
+    Rounds,
+    RunId,
+    TaskSection,
+    Training,
+)
 from cloister.plan.toml import parse_toml, read_toml
 
-PlanHash = NewType("PlanHash", bytes)  # SHA-256, 32 bytes
-Role = Literal["server", "worker"]
-
-_HASH_LABEL = "cloister/plan/1"
-_RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
-
-# Patterns end with \Z: a $ would let a line break through at the end.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
-RunId = Annotated[
-    str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}/[a-z0-9][a-z0-9-]{0,31}\Z")
+__all__ = [
+    "Admission",
+    "Name",
+    "Party",
+    "Plan",
+    "PlanHash",
+    "Policies",
+    "Predecessor",
+    "Role",
+    "RunId",
+    "parse_plan",
+    "plan_hash",
+    "read_plan",
 ]
-Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-Rate = Annotated[float, Meta(gt=0, le=1e6)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
-Option = bool | int | float | str
 
+PlanHash = NewType("PlanHash", bytes)  # SHA-256, 32 bytes
 
-class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[plan]``: the file's format and the run's identity."""
-
-    format: Literal[1]
-    name: Name
-    run: Name
-
-
-class TaskSection(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """``[task]``: which class of which file trains, with which options."""
-
-    file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\.py\Z")]
-    class_: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z")] = (
-        msgspec.field(name="class")
-    )
-    options: dict[str, Option] = {}
-
-
-class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``optimizer``: how the server turns a mean gradient into a step."""
-
-    name: Literal["sgd"]
-    learning_rate: Rate
-    momentum: Fraction = 0.0
-    weight_decay: Fraction = 0.0
-
-
-class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``schedule``: how the learning rate changes over the rounds."""
-
-    name: Literal["constant", "cosine"]
-    warmup_rounds: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-
-
-class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[training]``: everything that decides the bits of the result."""
-
-    mode: Literal["sync-sgd"]
-    rounds: Count
-    batch_size: Count
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-    optimizer: Optimizer
-    schedule: Schedule
-    precision: Literal["float32", "bfloat16"] = "float32"
-    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
-
-
-class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[rounds]``: who must contribute, and how often the model is evaluated."""
-
-    quorum: Literal["all"] = "all"
-    evaluate_every: Count = 50
-
-
-class Party(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[[party]]``: one participant, its role and its custodian's key."""
-
-    name: Name
-    role: Role
-    key: str
-    admit: Literal["attested"] = "attested"
-    data: Digest | None = None
-
-    def __post_init__(self) -> None:
-        parse_party_key(self.key)
-        if (self.data is not None) != (self.role == "worker"):
-            raise ConfigError(
-                f"party {self.name!r} and its data do not fit",
-                code="party-data",
-                expected="'data' for every worker and for no server",
-                got=f"role {self.role!r} {'with' if self.data else 'without'} data",
-            )
-
-
-class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[policy.ROLE]``: what a node of each role must prove to be."""
-
-    server: Policy
-    worker: Policy
-
-
-class ModelSection(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """``[model]``: who may open the result, as age recipients."""
-
-    recipients: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
-
-    def __post_init__(self) -> None:
-        for recipient in self.recipients:
-            if not _RECIPIENT.fullmatch(recipient):
-                raise ConfigError(
-                    "a model recipient is malformed",
-                    code="recipient-invalid",
-                    expected="an age X25519 recipient, 'age1' and 58 characters",
-                    got=repr(recipient[:80]),
-                )
+_HASH_LABEL = "cloister/plan/2"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,22 +62,30 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     policy: Policies
     model: ModelSection
     rounds: Rounds = Rounds()
+    admission: Admission = Admission()
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
-        _check_parties(self.party)
-        if self.policy.server.root != self.policy.worker.root:
-            raise ConfigError(
-                "the plan mixes trust roots",
-                code="roots-mixed",
-                expected="one root for all roles",
-                got=f"{self.policy.server.root} and {self.policy.worker.root}",
-            )
+        check_parties(self.party)
+        check_colluders(self.party, self.rounds.tolerated_colluders)
+        _check_policies(self.policy, self.workers)
+        _check_party_platforms(self)
         if self.training.schedule.warmup_rounds > self.training.rounds:
             raise ConfigError(
                 "the warm-up is longer than the training",
                 code="warmup-too-long",
                 expected=f"at most {self.training.rounds} warm-up rounds",
                 got=str(self.training.schedule.warmup_rounds),
+            )
+        if (
+            self.predecessor is not None
+            and self.predecessor.round > self.training.rounds
+        ):
+            raise ConfigError(
+                "the plan goes on from a round that it does not have",
+                code="predecessor-round",
+                expected=f"at most {self.training.rounds}",
+                got=str(self.predecessor.round),
             )
 
     @property
@@ -204,8 +124,56 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         )
 
     def policy_for(self, role: Role) -> Policy:
-        """Returns what a node of `role` must prove."""
-        return self.policy.server if role == "server" else self.policy.worker
+        """Returns what every attested node of `role` must prove.
+
+        A node is some party's, and that party's machines may be named: it is judged
+        by `policy_of`.
+
+        Raises:
+            ConfigError: If the plan has none: no worker is attested.
+        """
+        if role == "server":
+            return self.policy.server
+        if self.policy.worker is None:
+            raise ConfigError(
+                "the plan has no policy for workers: none of them is attested",
+                code="policy-missing",
+                expected="a plan with an attested worker",
+                got="admit = 'identity' for all",
+            )
+        return self.policy.worker
+
+    def policy_of(self, name: str) -> Policy:
+        """Returns what the node of a party must prove: its role's, on its machines.
+
+        Without the machines, whoever owns one of that kind could run the very same
+        code on it under the party's name.
+
+        Raises:
+            ConfigError: If the plan has no such party, or asks no evidence of it.
+        """
+        party = self.find_party(name)
+        if party.admit != "attested":
+            raise ConfigError(
+                f"the plan asks no evidence of {name!r}",
+                code="policy-missing",
+                expected="a party that is attested",
+                got=f"admit = {party.admit!r}",
+            )
+        policy = self.policy_for(party.role)
+        if party.platforms is None:
+            return policy
+        return msgspec.structs.replace(policy, platforms=party.platforms)
+
+    @property
+    def unpinned(self) -> tuple[Party, ...]:
+        """Attested parties whose nodes may run on anybody's machine."""
+        return tuple(
+            party
+            for party in self.party
+            if party.admit == "attested"
+            and not isinstance(self.policy_of(party.name).platforms, tuple)
+        )
 
 
 def read_plan(path: Path) -> Plan:
@@ -232,26 +200,55 @@ def plan_hash(plan: Plan) -> PlanHash:
     return PlanHash(hashlib.sha256(cbor2.dumps(form, canonical=True)).digest())
 
 
-def _check_parties(parties: tuple[Party, ...]) -> None:
-    servers = sum(p.role == "server" for p in parties)
-    if servers != 1 or servers == len(parties):
-        raise ConfigError(
-            "the plan's parties do not make a federation",
-            code="parties-invalid",
-            expected="exactly one server and at least one worker",
-            got=f"{servers} servers and {len(parties) - servers} workers",
-        )
-    for what, values in (
-        ("name", [p.name for p in parties]),
-        ("key", [p.key for p in parties]),
-        # Counted twice, one party's records would weigh twice.
-        ("data set", [p.data for p in parties if p.data is not None]),
-    ):
-        repeated = {v for v in values if values.count(v) > 1}
-        if repeated:
+def _check_party_platforms(plan: Plan) -> None:
+    """Refuses a party's machine that its role's policy does not list."""
+    for party in plan.party:
+        if party.platforms is None:
+            continue
+        listed = plan.policy_for(party.role).platforms
+        if not isinstance(listed, tuple):
+            continue
+        if unlisted := [it for it in party.platforms if it not in listed]:
             raise ConfigError(
-                f"two parties share a {what}",
-                code="parties-repeat",
-                expected=f"a {what} of its own for every party",
-                got=", ".join(sorted(repeated)),
+                f"{party.name!r} has platforms that its role's policy does not list",
+                code="platforms-unlisted",
+                expected=f"some of [policy.{party.role}] platforms",
+                got=", ".join(unlisted),
+                remedy="A party's list narrows the policy's: add them to both.",
             )
+
+
+def _check_policies(policy: Policies, workers: tuple[Party, ...]) -> None:
+    """Refuses a missing policy, one that nobody is held to, and two roots."""
+    attested = [worker.name for worker in workers if worker.admit == "attested"]
+    for name, given in (("server", policy.server), ("worker", policy.worker)):
+        if given is not None and given.legacy_certificates != "refused":
+            raise ConfigError(
+                f"[policy.{name}] legacy_certificates would be ignored",
+                code="policy-ignored",
+                expected="the setting only in policies for certificates of others",
+                remedy="Nodes never take evidence from a legacy certificate.",
+            )
+    if policy.worker is None:
+        if attested:
+            raise ConfigError(
+                f"no policy says what {', '.join(attested)} must prove",
+                code="policy-missing",
+                expected="[policy.worker] for workers that are attested",
+            )
+        return
+    if not attested:
+        raise ConfigError(
+            "a policy would be ignored",
+            code="policy-unused",
+            expected="[policy.worker] only with a worker that is attested",
+            got="admit = 'identity' for all",
+            remedy="Remove it, or have a worker attested.",
+        )
+    if policy.server.root != policy.worker.root:
+        raise ConfigError(
+            "the plan mixes trust roots",
+            code="roots-mixed",
+            expected="one root for all roles",
+            got=f"{policy.server.root} and {policy.worker.root}",
+        )

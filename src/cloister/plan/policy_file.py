@@ -133,7 +133,9 @@ def _parse_policies(text: bytes, path: Path) -> dict[str, Policy]:
 
 
 def _by_role(policies: Policies) -> dict[str, Policy]:
-    return {"server": policies.server, "worker": policies.worker}
+    by_role = {"server": policies.server}
+    # A plan without attested workers has no policy for them.
+    return by_role if policies.worker is None else by_role | {"worker": policies.worker}
 
 
 def _toml_value(value: object) -> str:

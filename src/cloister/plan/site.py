@@ -6,91 +6,54 @@ the node from working: what is true is decided by the plan and by verification.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from typing_extensions import override
 
 from cloister.errors import ConfigError
+from cloister.plan.collateral_section import CollateralSection
+from cloister.plan.places import Address, PathText, parse_address
 from cloister.plan.plan import Name
 from cloister.plan.toml import read_toml
 
-PlatformKind = Literal["simulated-sgx", "simulated-tdx"]
-# A path: no NUL, which no file system has; and not without end.
-PathText = Annotated[str, Meta(pattern=r"^[^\x00]+\Z", max_length=4096)]
-_ADDRESS = re.compile(
-    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253}):(?P<port>[0-9]{1,5})"
-)
+__all__ = [
+    "Address",
+    "Addresses",
+    "CollateralSection",
+    "CustodianSection",
+    "Paths",
+    "PlatformKind",
+    "PlatformSection",
+    "Site",
+    "parse_address",
+    "read_site",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a port is found."""
-
-    host: str
-    port: int
-
-    @override
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+PlatformKind = Literal["simulated-sgx", "simulated-tdx", "gramine", "tdx"]
 
 
 class PlatformSection(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """``[platform]``: where this node's evidence comes from."""
+    """``[platform]``: where this node's evidence comes from.
 
-    kind: PlatformKind
-    directory: PathText
-    trust_root: PathText
-
-
-class CollateralSection(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """``[collateral]``: where Intel's word on a peer's platform comes from.
-
-    Exactly one of a directory of files and a service: the ``https://`` address of a
-    caching one (PCCS), or ``intel`` for Intel's own (PCS).
+    A simulated platform has its keys in a directory; a real one has its own.
     """
 
+    kind: PlatformKind
     directory: PathText | None = None
-    pccs: PathText | None = None
-    ca_file: PathText | None = None
-    cache: PathText | None = None
-    release: Literal["standard", "early"] | None = None
-    minimum_evaluation_number: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
 
     def __post_init__(self) -> None:
-        if (self.directory is None) == (self.pccs is None):
+        simulated = self.kind.startswith("simulated-")
+        if simulated != (self.directory is not None):
             raise ConfigError(
-                "a node needs one source of collateral",
-                code="collateral-source",
-                expected="exactly one of [collateral] directory and pccs",
-                got="both" if self.directory else "neither",
-            )
-        if self.pccs is not None and self.cache is None:
-            raise ConfigError(
-                "collateral from a service needs a cache",
-                code="collateral-source",
-                expected="[collateral] cache, a directory",
-            )
-        fetching = (
-            self.cache,
-            self.ca_file,
-            self.release,
-            self.minimum_evaluation_number,
-        )
-        if self.directory is not None and any(it is not None for it in fetching):
-            raise ConfigError(
-                "a setting would be ignored",
-                code="collateral-source",
-                expected="[collateral] cache, ca_file, release and"
-                " minimum_evaluation_number only with pccs",
+                "the platform and its directory do not fit",
+                code="platform-directory",
+                expected="[platform] directory for a simulated platform, and for no"
+                " other",
+                got=f"{self.kind!r} {'without' if simulated else 'with'} a directory",
             )
 
 
@@ -117,22 +80,47 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     data: PathText | None = None
 
 
-class Custodian(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[custodian]``: who signs this node's warrant."""
+class CustodianSection(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """``[custodian]``: where this party's custodian listens.
 
-    insecure_local_key: PathText
+    The party's key lies beside a node only where the plan admits the node by that key.
+    """
+
+    address: str
+    party_key: PathText | None = None
+
+    def __post_init__(self) -> None:
+        parse_address(self.address)
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole site file."""
+    """A whole site file.
+
+    A node proves itself in one way: by its platform's evidence, or by its party's key.
+    Which one the plan says; the node is not built if the other stands here.
+    """
 
     party: Name
-    platform: PlatformSection
     collateral: CollateralSection
     addresses: Addresses
     paths: Paths
-    custodian: Custodian
+    custodian: CustodianSection
+    platform: PlatformSection | None = None
     patience_seconds: Annotated[float, Meta(gt=0, le=86400)] = 120.0
+
+    def __post_init__(self) -> None:
+        # A key that is not needed on a host is not to be there.
+        if (self.platform is None) == (self.custodian.party_key is None):
+            raise ConfigError(
+                "a node proves itself in one way",
+                code="site-proof",
+                expected="exactly one of [platform] and [custodian] party_key",
+                got="neither" if self.platform is None else "both",
+                remedy="[platform] where the plan says admit = 'attested', party_key"
+                " where it says 'identity'.",
+            )
 
 
 def read_site(path: Path) -> Site:
@@ -142,24 +130,3 @@ def read_site(path: Path) -> Site:
         ConfigError: If the file is missing or any value does not fit.
     """
     return read_toml(path, Site, what="site file")
-
-
-def parse_address(text: str, *, lowest_port: int = 1) -> Address:
-    """Returns ``HOST:PORT`` as an address; IPv6 hosts stand in brackets.
-
-    Args:
-        text: The address.
-        lowest_port: 0 where "any free port" makes sense.
-
-    Raises:
-        ConfigError: If `text` is not of that form.
-    """
-    match = _ADDRESS.fullmatch(text)
-    if match is None or not lowest_port <= int(match["port"]) < 65536:
-        raise ConfigError(
-            "an address is malformed",
-            code="address-invalid",
-            expected=f"HOST:PORT with a port from {lowest_port} to 65535",
-            got=repr(text[:80]),
-        )
-    return Address(match["host"], int(match["port"]))

@@ -36,6 +36,34 @@ SERVER_NAME = "server.cloister.invalid"
 MAX_CERTIFICATE_BYTES = 32 * 1024
 # Host clocks differ; a certificate made "now" must be valid for a peer a little behind.
 CLOCK_TOLERANCE = timedelta(minutes=10)
+# How long before it is made a certificate begins. The peer's TLS library compares it
+# with the host's clock, which a node's own time does not correct, so a clock that is
+# hours behind must not keep a node out. It gives nobody anything: who may do what is
+# judged by warrants and evidence, in the node's own time.
+BACKDATED = timedelta(days=1)
+# gRPC does not look at basic constraints of what it pins: a pinned leaf without this
+# would vouch for every certificate that its key signs. TLS 1.3 needs nothing else.
+SIGNATURES_ONLY = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+# Whatever else a certificate says, another reader might go by it.
+_KNOWN = frozenset(
+    {
+        x509.BasicConstraints.oid,
+        x509.ExtendedKeyUsage.oid,
+        x509.KeyUsage.oid,
+        x509.SubjectAlternativeName.oid,
+        EVIDENCE_OID,
+    }
+)
 _ZEROS = bytes(32)
 # What pyca/cryptography raises for certificates it cannot or will not read.
 UNREADABLE = (
@@ -78,12 +106,13 @@ def make_certificate(
         .issuer_name(name)
         .public_key(identity.tls_key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(at - CLOCK_TOLERANCE)
+        .not_valid_before(at - BACKDATED)
         .not_valid_after(at + life)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=True
         )
+        .add_extension(SIGNATURES_ONLY, critical=True)
         .add_extension(
             x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False
         )
@@ -101,7 +130,8 @@ def parse_certificate(unverified_der: bytes, *, at: datetime) -> EvidenceCertifi
     Steps: (1) size and X.509 form; (2) a P-256 key, which signed the certificate
     itself; (3) valid at `at`; (4) an end-entity certificate for server authentication
     only, so that pinning it trusts one key and nothing it might issue; (5) exactly one
-    evidence extension of the known form; (6) its claims name this key and nothing else.
+    evidence extension of the known form, and no extension that a node does not write;
+    (6) its claims name this key and nothing else.
     The caller verifies the quote and compares its report data.
 
     Raises:
@@ -143,6 +173,7 @@ def parse_certificate(unverified_der: bytes, *, at: datetime) -> EvidenceCertifi
     _check_role(extensions)
     # Step 5-6: evidence and claims
     quote, claims = _evidence(extensions)
+    _check_nothing_else(extensions)
     if claims != _claims(spki):
         raise _refuse("certificate-claims", "claims that name this key and no more")
     return EvidenceCertificate(
@@ -159,15 +190,32 @@ def _claims(spki: Spki) -> bytes:
 
 
 def _check_role(extensions: x509.Extensions) -> None:
-    try:
-        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound as error:
-        raise _refuse(
-            "certificate-role", "basic constraints and extended key usage", "neither"
-        ) from error
-    if constraints.ca or list(usage) != [ExtendedKeyUsageOID.SERVER_AUTH]:
-        raise _refuse("certificate-role", "an end entity for server authentication")
+    for wanted in (
+        x509.BasicConstraints(ca=False, path_length=None),
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
+        SIGNATURES_ONLY,
+    ):
+        try:
+            found = extensions.get_extension_for_oid(wanted.oid)
+        except x509.ExtensionNotFound as error:
+            raise _refuse(
+                "certificate-role", f"the extension {wanted.oid.dotted_string}", "none"
+            ) from error
+        if found.value != wanted or not found.critical:
+            raise _refuse(
+                "certificate-role",
+                "an end entity for server authentication, whose key signs no other",
+            )
+
+
+def _check_nothing_else(extensions: x509.Extensions) -> None:
+    for extension in extensions:
+        if extension.oid not in _KNOWN:
+            raise _refuse(
+                "certificate-extension",
+                "the extensions that a node writes and no other",
+                extension.oid.dotted_string,
+            )
 
 
 def _evidence(extensions: x509.Extensions) -> tuple[bytes, bytes]:

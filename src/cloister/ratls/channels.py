@@ -8,6 +8,7 @@ the channel's only root.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloister.errors import PlatformError, VerificationError
 from cloister.plan.site import Address
-from cloister.ratls.admission import AdmissionTable, AttestedPeer
+from cloister.ratls.admission_table import AdmissionTable, Peer
 from cloister.ratls.certificate import SERVER_NAME
 from cloister.ratls.identity import NodeIdentity, Spki, parse_spki, spki_of
 from cloister.ratls.insecure_fetch import open_unverified
@@ -33,6 +34,15 @@ MAX_CHUNK_BYTES = 4 * 1024 * 1024
 # How often a client asks a silent connection whether it still lives.
 KEEPALIVE_SECONDS = 20
 
+# An open connection outlives the certificate it was made with, so none stays open for
+# ever. Calls that are under way when it closes are finished first.
+CONNECTION_AGE_SECONDS = 3600
+# Where strangers connect, a connection without a call only holds a place, and there
+# are no more places than files that a process may open.
+STRANGER_IDLE_SECONDS = 30
+# A TLS handshake takes milliseconds; who takes longer only holds a place.
+_TLS_HANDSHAKE_SECONDS = 10
+
 Option = tuple[str, int | str]
 
 
@@ -44,9 +54,18 @@ class ClientTls:
     admission_certificate: bytes
 
 
-def server_options(max_message_bytes: int) -> tuple[Option, ...]:
-    """Returns the options of a listening port."""
+def server_options(
+    max_message_bytes: int, *, connection_age_seconds: float = CONNECTION_AGE_SECONDS
+) -> tuple[Option, ...]:
+    """Returns the options of a listening port.
+
+    Args:
+        max_message_bytes: Largest message in either direction.
+        connection_age_seconds: How long a connection takes new calls.
+    """
     return (
+        ("grpc.max_connection_age_ms", int(connection_age_seconds * 1000)),
+        ("grpc.server_handshake_timeout_ms", _TLS_HANDSHAKE_SECONDS * 1000),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         # Two servers on one port would be a race for each connection.
@@ -54,6 +73,18 @@ def server_options(max_message_bytes: int) -> tuple[Option, ...]:
         # A worker that waits for a slower one is silent but for its keepalives, and
         # gRPC's default takes them for an attack after some minutes (too_many_pings).
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),
+    )
+
+
+def stranger_options(max_message_bytes: int) -> tuple[Option, ...]:
+    """Returns the options of a listening port that asks for no certificate.
+
+    Args:
+        max_message_bytes: Largest message in either direction.
+    """
+    return (
+        *server_options(max_message_bytes),
+        ("grpc.max_connection_idle_ms", STRANGER_IDLE_SECONDS * 1000),
     )
 
 
@@ -122,6 +153,19 @@ def listen(
         raise _cannot_listen(address)
 
 
+async def start(server: grpc.aio.Server) -> None:
+    """Starts `server`; when cancelled, it has started all the same and can be stopped.
+
+    gRPC takes the process down if a server is stopped in the middle of its start.
+    """
+    starting = asyncio.ensure_future(server.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await starting
+        raise
+
+
 async def prove_tls13_only(address: Address) -> None:
     """Proves on our own port that TLS 1.3 works and 1.2 does not.
 
@@ -133,7 +177,7 @@ async def prove_tls13_only(address: Address) -> None:
     except OSError:  # ssl.SSLError above all; what is no answer fails the next step
         pass
     else:
-        stream.close()
+        stream.transport.abort()
         raise PlatformError(
             f"the port {address} accepts TLS 1.2",
             code="tls-too-old",
@@ -147,7 +191,7 @@ async def prove_tls13_only(address: Address) -> None:
         raise PlatformError(
             f"the port {address} does not speak TLS 1.3", code="tls-unusable"
         ) from error
-    stream.close()
+    stream.transport.abort()
 
 
 class Guard:
@@ -164,7 +208,7 @@ class Guard:
     def __init__(
         self, context: grpc.aio.ServicerContext[bytes, bytes], table: AdmissionTable
     ) -> None:
-        self._check: Callable[[Spki], AttestedPeer] = table.check
+        self._check: Callable[[Spki], Peer] = table.check
         self._key = _caller_key(context.auth_context())
         self.peer = self._check(self._key)
 

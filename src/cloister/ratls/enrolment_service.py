@@ -1,72 +1,51 @@
-"""The enrolment port: carries the challenge's messages over gRPC.
+"""The server's end of the enrolment port: one call is one enrolment.
 
-One call is one enrolment. The server's side ends every failure with a `Refusal`, so the
-client learns why, and logs it; a client that refuses the server tells it the same way.
+Every failure ends with a `Refusal`, so the client learns why, and is logged. Until a
+client has shown its party's warrant it is a stranger: it has little time, it hears no
+more than a code and a line, and no quote is made for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable
 
 import grpc
 from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
 from cloister.attestation.claims import SgxMeasurements
-from cloister.errors import CloisterError, ProtocolError, RefusedByPeer
-from cloister.plan.site import Address
-from cloister.ratls.admission import AdmissionAuthority, AdmissionTable, AttestedPeer
+from cloister.errors import (
+    CloisterError,
+    PeerInTrouble,
+    ProtocolError,
+    RefusedByPeer,
+)
+from cloister.ratls.admission import AdmissionAuthority
+from cloister.ratls.admission_table import AdmissionTable, Peer
 from cloister.ratls.challenge import (
-    MAX_MESSAGE_BYTES,
     Admission,
     Answer,
-    Challenge,
-    ClientProof,
-    FromClient,
-    FromServer,
+    EvidenceProof,
     Hello,
-    Refusal,
-    ServerProof,
+    IdentityProof,
     decode_from_client,
-    decode_from_server,
-    decode_message,
-    encode_message,
 )
-from cloister.ratls.channels import open_channel
-from cloister.ratls.enrolment import ClientEnrolment, ServerEnrolment
-from cloister.ratls.insecure_fetch import fetch_unverified_certificate
+from cloister.ratls.exchange import (
+    Context,
+    Requests,
+    next_request,
+    reply,
+    reply_refusal,
+)
+from cloister.ratls.limits import USUAL_LIMITS, Limits
 from cloister.ratls.node import Node
-from cloister.ratls.refusals import one_line, refusal_from, refused_by_peer
+from cloister.ratls.proofs import Identified
+from cloister.ratls.refusal_log import RefusalLog
+from cloister.ratls.refusals import bare_refusal_from, refusal_from
+from cloister.ratls.server_enrolment import ServerEnrolment
 
 METHOD = "/cloister.Enrolment/Enrol"
-
-# A node that does not finish its handshake in this time holds a place for nothing.
-HANDSHAKE_SECONDS = 30.0
-# How long a refusal may take to reach a server; it is told as a courtesy.
-_COURTESY_SECONDS = 5.0
-
-Messages = AsyncIterator[bytes]
-Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
-_FromClient = TypeVar("_FromClient", Hello, Answer, ClientProof)
-_FromServer = TypeVar("_FromServer", Challenge, ServerProof, Admission)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Enrolled:
-    """What a client has after a successful enrolment.
-
-    Attributes:
-        server: The attested server.
-        server_certificate: Its pinned certificate, DER.
-        admission_certificate: This node's certificate for the training port, DER.
-    """
-
-    server: AttestedPeer
-    server_certificate: bytes
-    admission_certificate: bytes
 
 
 class EnrolmentService(grpc.GenericRpcHandler):
@@ -76,8 +55,9 @@ class EnrolmentService(grpc.GenericRpcHandler):
         node: The server's own node.
         authority: Issues the admission certificates.
         table: Receives the admitted peers.
-        log: One line for each decision.
+        log: One line for each decision; refusals are counted where they are many.
         on_admitted: Told of every admitted peer.
+        limits: What clients may take up.
     """
 
     def __init__(
@@ -87,13 +67,19 @@ class EnrolmentService(grpc.GenericRpcHandler):
         authority: AdmissionAuthority,
         table: AdmissionTable,
         log: FilteringBoundLogger,
-        on_admitted: Callable[[AttestedPeer], None],
+        on_admitted: Callable[[Peer], None],
+        limits: Limits = USUAL_LIMITS,
     ) -> None:
         self._node = node
         self._authority = authority
         self._table = table
         self._log = log
+        # Two of them, or a flood of strangers would hide a party's refused node.
+        self._of_strangers = RefusalLog(log)
+        self._of_parties = RefusalLog(log)
         self._on_admitted = on_admitted
+        self._limits = limits
+        self._under_way = 0
 
     @override
     def service(
@@ -103,95 +89,99 @@ class EnrolmentService(grpc.GenericRpcHandler):
             return None
         return grpc.stream_stream_rpc_method_handler(self._enrol)
 
-    async def _enrol(
-        self, requests: Messages, context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> AsyncIterator[bytes]:
+    def close(self) -> None:
+        """Tells how many refusals were not told one by one."""
+        self._of_strangers.close()
+        self._of_parties.close()
+
+    async def _enrol(self, requests: Requests, context: Context) -> None:
         address = context.peer()
+        self._under_way += 1
         try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
-                async for reply in self._steps(requests):
-                    yield encode_message(reply)
+            # What is sent counts as well: who does not read would stay for ever.
+            async with asyncio.timeout(self._limits.handshake_seconds):
+                await self._steps(requests, context)
         except TimeoutError:
-            self._log.warning("enrolment-timeout", address=address)
-        except RefusedByPeer as error:
-            self._log.warning(
+            self._of_strangers.warning("enrolment-timeout", address=address)
+        except (RefusedByPeer, PeerInTrouble) as error:
+            self._of_strangers.warning(
                 "refused-by-peer", address=address, code=error.code, reason=str(error)
             )
         except CloisterError as error:
-            self._log.warning(
+            # Without its words: the other side has not shown who it is.
+            self._of_strangers.warning(
                 "peer-refused", address=address, code=error.code, reason=str(error)
             )
-            yield encode_message(refusal_from(error))
+            await reply_refusal(context, bare_refusal_from(error))
+        finally:
+            self._under_way -= 1
 
-    async def _steps(self, requests: Messages) -> AsyncIterator[FromServer]:
+    async def _steps(self, requests: Requests, context: Context) -> None:
         enrolment = ServerEnrolment(
             self._node, authority=self._authority, table=self._table
         )
-        hello = await _next_from_client(requests, Hello)
-        yield enrolment.challenge(hello)
-        answer = await _next_from_client(requests, Answer)
-        yield enrolment.prove(answer)
-        proof = await _next_from_client(requests, ClientProof)
-        await asyncio.to_thread(self._node.fetch_collateral, proof.quote)
-        peer, admission = enrolment.admit(proof)
-        self._log.info("peer-admitted", **describe_peer(peer))
-        self._on_admitted(peer)
-        yield admission
-
-
-async def enrol(node: Node, address: Address) -> Enrolled:
-    """Enrols `node` with the server at `address`.
-
-    Raises:
-        VerificationError: If this node refuses the server, or is refused by it.
-        ProtocolError: If the server cannot be reached or breaks off.
-    """
-    enrolment = ClientEnrolment(node)
-    unverified_certificate = await fetch_unverified_certificate(address)
-    try:
-        # In a thread: collateral may have to be fetched.
-        certificate = await asyncio.to_thread(enrolment.pin, unverified_certificate)
-    except CloisterError as error:
-        await _tell_refusal(error, address, unverified_certificate)
-        raise
-    channel = open_channel(
-        address, pinned_certificate=certificate.der, max_message_bytes=MAX_MESSAGE_BYTES
-    )
-    async with channel:
-        call: Call = channel.stream_stream(METHOD)(timeout=HANDSHAKE_SECONDS)
+        self._check_room()
+        async with asyncio.timeout(self._limits.stranger_seconds):
+            hello = await next_request(requests, decode_from_client, Hello)
+        await reply(context, enrolment.challenge(hello))
+        async with asyncio.timeout(self._limits.stranger_seconds):
+            answer = await next_request(requests, decode_from_client, Answer)
+        # In a thread: a quote takes a while on real machines.
+        await reply(context, await asyncio.to_thread(enrolment.prove, answer))
         try:
-            await call.write(encode_message(enrolment.hello()))
-            challenge = await _next_from_server(call, Challenge)
-            await call.write(encode_message(enrolment.answer(challenge)))
-            server_proof = await _next_from_server(call, ServerProof)
-            await asyncio.to_thread(node.fetch_collateral, server_proof.quote)
-            await call.write(encode_message(enrolment.prove(server_proof)))
-            server, admission = enrolment.finish(
-                await _next_from_server(call, Admission)
-            )
-            await call.done_writing()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise _broken_off(str(address), error) from error
-        except RefusedByPeer:
+            peer, admission = await self._admit(enrolment, requests)
+        except (RefusedByPeer, PeerInTrouble):
             raise
         except CloisterError as error:
-            await _refuse(call, error)
-            raise
-    return Enrolled(
-        server=server,
-        server_certificate=certificate.der,
-        admission_certificate=admission,
-    )
+            # Its party's warrant was good: it may hear why its evidence is not.
+            self._of_parties.warning(
+                "peer-refused",
+                address=context.peer(),
+                peer=hello.party,
+                code=error.code,
+                reason=str(error),
+            )
+            await reply_refusal(context, refusal_from(error))
+            return
+        self._log.info("peer-admitted", **describe_peer(peer))
+        self._on_admitted(peer)
+        await reply(context, admission)
+
+    async def _admit(
+        self, enrolment: ServerEnrolment, requests: Requests
+    ) -> tuple[Peer, Admission]:
+        proof = await next_request(
+            requests, decode_from_client, EvidenceProof, IdentityProof
+        )
+        # In a thread: collateral may have to be fetched.
+        await asyncio.to_thread(enrolment.prepare, proof)
+        return enrolment.admit(proof)
+
+    def _check_room(self) -> None:
+        if self._under_way > self._limits.at_once:
+            raise ProtocolError(
+                "the server has too many enrolments under way",
+                code="server-busy",
+                expected=f"at most {self._limits.at_once} at once",
+                remedy="Try again in a while.",
+            )
 
 
-def describe_peer(peer: AttestedPeer) -> dict[str, str | int | bool | dict[str, str]]:
-    """Returns what a log says of an attested peer: public values only."""
-    claims = peer.verdict.claims
-    measured = claims.measurements
-    return {
+def describe_peer(peer: Peer) -> dict[str, str | int | bool | dict[str, str]]:
+    """Returns what a log says of a peer that proved itself: public values only."""
+    named: dict[str, str | int | bool | dict[str, str]] = {
         "peer": peer.party,
         "peer_role": peer.role,
         "epoch": peer.epoch,
+        "key": peer.node.key.hex()[:16],
+    }
+    if isinstance(peer.standing, Identified):
+        return {**named, "admit": "identity"}
+    claims = peer.standing.claims
+    measured = claims.measurements
+    return {
+        **named,
+        "admit": "attested",
         "tee": claims.tee,
         "simulated": claims.simulated,
         "tcb_status": claims.tcb_status,
@@ -204,79 +194,3 @@ def describe_peer(peer: AttestedPeer) -> dict[str, str | int | bool | dict[str, 
             "rtmr2": measured.rtmr2,
         },
     }
-
-
-async def _next_from_client(
-    requests: Messages, wanted: type[_FromClient]
-) -> _FromClient:
-    raw = await anext(aiter(requests), None)
-    if raw is None:
-        raise _out_of_order(wanted.__name__, "the end of the call")
-    message: FromClient = decode_message(raw, decode_from_client)
-    if isinstance(message, Refusal):
-        raise refused_by_peer("the client", message)
-    if not isinstance(message, wanted):
-        raise _out_of_order(wanted.__name__, type(message).__name__)
-    return message
-
-
-async def _next_from_server(call: Call, wanted: type[_FromServer]) -> _FromServer:
-    raw = await call.read()
-    if not isinstance(raw, bytes):  # grpc.aio.EOF
-        raise _out_of_order(wanted.__name__, "the end of the call")
-    message: FromServer = decode_message(raw, decode_from_server)
-    if isinstance(message, Refusal):
-        raise refused_by_peer("the server", message)
-    if not isinstance(message, wanted):
-        raise _out_of_order(wanted.__name__, type(message).__name__)
-    return message
-
-
-async def _tell_refusal(
-    error: CloisterError, address: Address, unverified_certificate: bytes
-) -> None:
-    """Tells a server why it is refused; it learns the reason and nothing else."""
-    try:
-        channel = open_channel(
-            address,
-            pinned_certificate=unverified_certificate,
-            max_message_bytes=MAX_MESSAGE_BYTES,
-        )
-        async with channel:
-            call: Call = channel.stream_stream(METHOD)(timeout=_COURTESY_SECONDS)
-            await _refuse(call, error)
-    except grpc.aio.UsageError:
-        return  # courtesy only: whoever it is may as well not listen
-
-
-async def _refuse(call: Call, error: CloisterError) -> None:
-    """Says why, and waits for the server to hang up, so that it has read it."""
-    try:
-        async with asyncio.timeout(_COURTESY_SECONDS):
-            await call.write(encode_message(refusal_from(error)))
-            await call.done_writing()
-            await call.read()
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
-        return  # courtesy only: the call may be over, or nobody listens
-
-
-def _broken_off(
-    address: str, error: grpc.aio.AioRpcError | asyncio.InvalidStateError
-) -> ProtocolError:
-    return ProtocolError(
-        f"the server at {address} broke off the enrolment",
-        code="enrolment-broken",
-        got=f"{error.code().name}: {one_line((error.details() or '')[:200])}"
-        if isinstance(error, grpc.aio.AioRpcError)
-        else "the end of the call",
-        remedy="The server's log says why; start this node again.",
-    )
-
-
-def _out_of_order(expected: str, got: str) -> ProtocolError:
-    return ProtocolError(
-        "an enrolment message is out of order",
-        code="message-order",
-        expected=expected,
-        got=got,
-    )

@@ -37,7 +37,8 @@ async def fetch_unverified_certificate(address: Address) -> bytes:
         tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
         der = tls.getpeercert(binary_form=True) if tls else None
     finally:
-        writer.close()
+        # Not `close`: it would go on talking TLS with whoever that is.
+        writer.transport.abort()
     if not der:
         raise ProtocolError(
             f"the server at {address} shows no certificate", code="certificate-missing"
@@ -48,7 +49,7 @@ async def fetch_unverified_certificate(address: Address) -> bytes:
 async def open_unverified(
     address: Address, *, newest: ssl.TLSVersion
 ) -> asyncio.StreamWriter:
-    """Returns a connection whose peer is unknown; close it, send nothing.
+    """Returns a connection whose peer is unknown; abort it, send nothing.
 
     Args:
         address: Where to connect.

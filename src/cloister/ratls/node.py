@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
-from cloister.attestation.collateral_source import (
-    CollateralSource,
-    collateral_for_evidence,
-)
-from cloister.attestation.evidence import parse_evidence
 from cloister.attestation.platforms import Platform
-from cloister.attestation.policy import Policy, Verdict, appraise
-from cloister.attestation.trust_root import TrustRoot
-from cloister.attestation.verify import verify_evidence
-from cloister.errors import VerificationError
+from cloister.attestation.policy import Verdict
 from cloister.plan.keys import parse_party_key
 from cloister.plan.plan import Plan, PlanHash, Role
+from cloister.ratls.appraiser import Appraiser
+from cloister.ratls.clock import FlooredClock
+from cloister.ratls.epochs import EpochMemory
 from cloister.ratls.identity import NodeIdentity, Spki
-from cloister.ratls.warrant import Warrant, WarrantTerms, verify_warrant
-
-Clock = Callable[[], datetime]
+from cloister.ratls.proofs import EvidenceProver, Prover
+from cloister.ratls.warrant import (
+    HeldWarrant,
+    Warrant,
+    WarrantTerms,
+    verify_warrant,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +31,11 @@ class Node:
         role: The node's role.
         party: The node's party.
         identity: Its keys.
-        platform: Where its evidence comes from.
-        warrant: Its party's warrant for its TLS key.
-        root: The trust root evidence must lead to.
-        collateral: Where collateral for a peer's platform comes from; what it gives is
-            verified each time.
-        clock: The node's time, aware, UTC.
+        prover: How it shows what or whose it is.
+        appraiser: How it judges a peer's evidence.
+        warrant: Its party's word for its TLS key; renewed while it runs.
+        epochs: The newest node it met of each role and party.
+        clock: The host's time, which it lets fall behind no signed time it verified.
     """
 
     plan: Plan
@@ -48,42 +43,38 @@ class Node:
     role: Role
     party: str
     identity: NodeIdentity
-    platform: Platform
-    warrant: Warrant
-    root: TrustRoot
-    collateral: CollateralSource
-    clock: Clock
+    prover: Prover
+    appraiser: Appraiser
+    warrant: HeldWarrant
+    epochs: EpochMemory
+    clock: FlooredClock
+
+    @property
+    def platform(self) -> Platform:
+        """The platform of an attested node; a bug of the caller for any other."""
+        if not isinstance(self.prover, EvidenceProver):
+            raise TypeError("a node admitted by identity has no platform")
+        return self.prover.platform
 
     def appraise(
-        self, unverified_quote: bytes, *, role: Role, expected_report_data: bytes
+        self, unverified_quote: bytes, *, party: str, expected_report_data: bytes
     ) -> Verdict:
-        """Returns the verdict on a peer's quote under the plan's policy for `role`.
+        """Returns the verdict on the quote of a party's node, by what the plan asks.
+
+        Args:
+            unverified_quote: The quote.
+            party: Whose node the peer is to be.
+            expected_report_data: What it must be bound to, 64 bytes.
 
         Raises:
             VerificationError: If it is not genuine, not bound as expected, or not
                 what the policy wants.
+            ConfigError: If the plan asks no evidence of the party.
         """
-        return _appraise(
+        return self.appraiser.appraise(
             unverified_quote,
-            root=self.root,
-            collateral=self.collateral,
-            policy=self.plan.policy_for(role),
+            policy=self.plan.policy_of(party),
             expected_report_data=expected_report_data,
-            at=self.clock(),
-        )
-
-    def fetch_collateral(self, unverified_quote: bytes) -> None:
-        """Has the collateral for a peer's platform at hand, where it is fetched.
-
-        May wait for a service, so it belongs in a thread; `appraise` finds the
-        collateral in the source's cache then.
-
-        Raises:
-            CloisterError: If the quote is malformed or there is no collateral for it.
-        """
-        evidence = parse_evidence(unverified_quote)
-        collateral_for_evidence(
-            evidence, source=self.collateral, root=self.root, at=self.clock()
         )
 
     def check_warrant(
@@ -92,7 +83,7 @@ class Node:
         """Returns the terms of a peer's warrant that holds under this plan.
 
         Raises:
-            VerificationError: If it does not.
+            VerificationError: If it does not hold.
         """
         wanted = WarrantTerms(
             run_id=self.plan.run_id,
@@ -105,33 +96,5 @@ class Node:
             expires_at=0,
         )
         key = parse_party_key(self.plan.find_party(party).key)
+        # Its time raises no floor: a party could push this node's clock ahead with it.
         return verify_warrant(unverified, key=key, wanted=wanted, at=self.clock())
-
-
-def _appraise(
-    unverified_quote: bytes,
-    *,
-    root: TrustRoot,
-    collateral: CollateralSource,
-    policy: Policy,
-    expected_report_data: bytes,
-    at: datetime,
-) -> Verdict:
-    evidence = parse_evidence(unverified_quote)
-    claims = verify_evidence(
-        evidence,
-        collateral=collateral_for_evidence(
-            evidence, source=collateral, root=root, at=at
-        ),
-        root=root,
-        at=at,
-    )
-    if not secrets.compare_digest(claims.report_data, expected_report_data):
-        raise VerificationError(
-            "the evidence was made for something else",
-            code="report-data",
-            expected=expected_report_data.hex(),
-            got=claims.report_data.hex(),
-            remedy="Replayed, reflected or diverted evidence looks like this.",
-        )
-    return appraise(claims, policy)

@@ -2,13 +2,14 @@
 
 The plan lies on a host's disk, so genuine code started by a stranger under a party's
 name would pass every other check. A warrant is signed with the party's key from the
-plan and names the node's TLS key; it is void for any other key, role, plan or run, and
-an older epoch is refused once a newer one was seen.
+plan and names the node's TLS key; it is void for any other key, role, plan or run. Its
+epoch is the node's number among its party's: the same node renewed keeps it, the next
+one has a higher one, and an older one is refused once a newer one was seen.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import cbor2
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from msgspec import Meta
 
-from cloister.errors import VerificationError
+from cloister.errors import ProtocolError, VerificationError
 from cloister.plan.plan import Name, Role, RunId
 from cloister.ratls.certificate import CLOCK_TOLERANCE
 from cloister.ratls.identity import SPKI_BYTES
@@ -40,7 +41,7 @@ class WarrantTerms(
         role: The node's role.
         party: The party that signs.
         tls_key: SubjectPublicKeyInfo of the node's TLS key.
-        epoch: Rises with every warrant for this run, role and party.
+        epoch: Rises with every new node of this run, role and party.
         issued_at: Unix time.
         expires_at: Unix time.
     """
@@ -66,6 +67,50 @@ class Warrant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
+class HeldWarrant:
+    """A node's own warrant: none at first, and renewed while the node runs."""
+
+    def __init__(self, warrant: Warrant | None = None) -> None:
+        self._warrant = warrant
+
+    @property
+    def current(self) -> Warrant:
+        """The newest warrant.
+
+        Raises:
+            ProtocolError: If the party's custodian has given none.
+        """
+        if self._warrant is None:
+            raise ProtocolError(
+                "this node has no warrant",
+                code="no-warrant",
+                expected="a warrant of its party's custodian",
+                remedy="Start the custodian, and let it be reached.",
+            )
+        return self._warrant
+
+    def renew(self, warrant: Warrant) -> None:
+        """Holds another warrant from now on; the caller verified it."""
+        self._warrant = warrant
+
+
+def instant(seconds: int) -> datetime:
+    """Returns a time in a warrant or an admission as an aware one.
+
+    Raises:
+        ProtocolError: If it lies outside any calendar.
+    """
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise ProtocolError(
+            "a time lies outside any calendar",
+            code="time-invalid",
+            expected="Unix time",
+            got=str(seconds),
+        ) from error
+
+
 def sign_warrant(terms: WarrantTerms, key: Ed25519PrivateKey) -> Warrant:
     """Returns `terms` signed with the party's key."""
     return Warrant(terms=terms, signature=key.sign(terms.signed_bytes()))
@@ -89,14 +134,15 @@ def verify_warrant(
         VerificationError: If any step fails.
     """
     terms = unverified.terms
+    whose = f"{wanted.role} {wanted.party!r}"
     # Step 1: who signed
     try:
         key.verify(unverified.signature, terms.signed_bytes())
     except InvalidSignature as error:
         raise VerificationError(
-            f"the warrant of {wanted.role} {wanted.party!r} is not signed by its party",
+            "the warrant is not signed by its party",
             code="warrant-signature",
-            expected="a signature by the party's key in the plan",
+            expected=f"a signature by the key of {whose} in the plan",
             got="another one",
             remedy="Start the node where its party's custodian can be reached.",
         ) from error
@@ -104,19 +150,19 @@ def verify_warrant(
     for name in ("run_id", "plan_hash", "role", "party", "tls_key"):
         if getattr(terms, name) != getattr(wanted, name):
             raise VerificationError(
-                f"the warrant of {wanted.role} {wanted.party!r} is for another"
-                f" {name.replace('_', ' ')}",
+                f"the warrant is for another {name.replace('_', ' ')}",
                 code="warrant-foreign",
-                expected=_show(getattr(wanted, name)),
+                expected=f"{_show(getattr(wanted, name))}, for {whose}",
                 got=_show(getattr(terms, name)),
             )
     # Step 3: in force
     tolerance = CLOCK_TOLERANCE / timedelta(seconds=1)
     if not terms.issued_at - tolerance <= at.timestamp() < terms.expires_at:
         raise VerificationError(
-            f"the warrant of {wanted.role} {wanted.party!r} is not in force",
+            "the warrant is not in force",
             code="warrant-expired",
-            expected=f"{terms.issued_at} to {terms.expires_at} (Unix time)",
+            expected=f"one of {whose} for {terms.issued_at} to {terms.expires_at} (Unix"
+            " time)",
             got=f"{at.timestamp():.0f}",
         )
     return terms

@@ -79,6 +79,7 @@ def example_claims(tee: Tee, **changes: Any) -> Claims:
         root_kind="simulated",
         root_sha256=ROOT_SHA256,
         verified_at=AT,
+        collateral_issued_at=AT,
         not_after=AT,
     )
     return dataclasses.replace(claims, **changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,12 +30,12 @@ from cloister.attestation.collateral_source import (
 from cloister.attestation.evidence import parse_evidence
 from cloister.attestation.pcs import (
     INTEL_PCS,
-    REFRESH_PAUSE,
     CollateralService,
     PcsClient,
     PcsSettings,
 )
 from cloister.attestation.pcs_cache import Release
+from cloister.attestation.pcs_freshness import MAX_AGE, REFRESH_PAUSE
 from cloister.attestation.platforms.measurement import Measurement
 from cloister.attestation.platforms.simulated import profile
 from cloister.attestation.platforms.simulated.collateral import (
@@ -501,23 +502,75 @@ def test_many_callers_at_once_ask_once(make_client: MakeClient, pccs: Pccs) -> N
     assert len(pccs.answers.asked) == REQUESTS
 
 
-def test_with_a_third_of_its_life_left_it_is_fetched_anew(
-    make_client: MakeClient,
-    pccs: Pccs,
-    clock: Clock,
-    shared_root: SimulatedRoot,
-    at: datetime,
+def test_what_was_fetched_an_hour_ago_is_fetched_anew(
+    make_client: MakeClient, pccs: Pccs, clock: Clock, shared_root: SimulatedRoot
 ) -> None:
     client = make_client()
     first = fetched(client)
-    clock.now = at + COLLATERAL_LIFE * 2 / 3 - timedelta(seconds=1)
-    fetched(client)
+    clock.now += MAX_AGE - timedelta(seconds=1)
+    assert fetched(client) == first
     assert len(pccs.answers.asked) == REQUESTS
     clock.advance(seconds=1)
     serve(pccs, shared_root, SimulatedCollateral(tee="sgx", at=clock.now))
     renewed = fetched(client)
     assert len(pccs.answers.asked) == 2 * REQUESTS
     assert renewed.tcb_info.next_update > first.tcb_info.next_update
+    # And then not for another hour, in whatever process.
+    clock.now += MAX_AGE - timedelta(seconds=1)
+    assert fetched(client) == fetched(make_client()) == renewed
+    assert len(pccs.answers.asked) == 2 * REQUESTS
+
+
+def test_a_revocation_is_seen_within_the_hour(
+    make_client: MakeClient,
+    pccs: Pccs,
+    clock: Clock,
+    shared_root: SimulatedRoot,
+    at: datetime,
+) -> None:
+    """Weeks before what is kept would end."""
+    client = make_client()
+    assert fetched(client).pck_crl.number == 1
+    revoked = SimulatedCollateral(
+        tee="sgx", at=at, revoked_by_ca=(12345,), crl_number=2
+    )
+    serve(pccs, shared_root, revoked)
+    clock.now += MAX_AGE
+    assert fetched(client).pck_crl.number == 2
+
+
+def test_with_a_third_of_a_short_life_left_it_is_fetched_anew(
+    make_client: MakeClient,
+    pccs: Pccs,
+    clock: Clock,
+    shared_root: SimulatedRoot,
+    at: datetime,
+) -> None:
+    short = SimulatedCollateral(tee="sgx", at=at, life=timedelta(minutes=30))
+    serve(pccs, shared_root, short)
+    client = make_client()
+    fetched(client)
+    clock.advance(minutes=20, seconds=-1)
+    fetched(client)
+    assert len(pccs.answers.asked) == REQUESTS
+    clock.advance(seconds=1)
+    fetched(client)
+    assert len(pccs.answers.asked) == 2 * REQUESTS
+    # There was nothing newer; it is not asked for with every quote.
+    clock.advance(minutes=5)
+    fetched(client)
+    assert len(pccs.answers.asked) == 2 * REQUESTS
+
+
+def test_a_clock_that_was_set_back_makes_nothing_newer(
+    make_client: MakeClient, pccs: Pccs, clock: Clock
+) -> None:
+    client = make_client()
+    clock.advance(hours=2)
+    fetched(client)
+    clock.advance(hours=-1)
+    fetched(client)
+    assert len(pccs.answers.asked) == 2 * REQUESTS
 
 
 def test_what_cannot_be_renewed_serves_to_its_last_second_and_no_longer(
@@ -535,6 +588,8 @@ def test_what_cannot_be_renewed_serves_to_its_last_second_and_no_longer(
         assert fetched(client) == first
     assert "cannot be refreshed" in caplog.text
     clock.advance(seconds=1)
+    assert refused(client).code == "pcs-unavailable"
+    clock.now += REFRESH_PAUSE
     assert refused(client).code == "pcs-unavailable"
     # Nor by a node that has just started.
     assert refused(make_client()).code == "pcs-unavailable"
@@ -554,10 +609,107 @@ def test_a_failed_renewal_is_not_tried_again_at_once(
     fetched(client)
     assert len(pccs.answers.asked) == REQUESTS + 2
     # A clock that was set back does not make the pause longer.
-    clock.now -= timedelta(days=1)
-    clock.now = max(clock.now, at + COLLATERAL_LIFE * 0.67)
+    clock.now -= timedelta(seconds=1)
     fetched(client)
     assert len(pccs.answers.asked) == REQUESTS + 3
+
+
+def test_a_failed_first_attempt_is_remembered_for_as_long(
+    make_client: MakeClient, pccs: Pccs, clock: Clock
+) -> None:
+    client = make_client()
+    pccs.answers.fail()
+    for _ in range(5):
+        assert refused(client).code == "pcs-unavailable"
+    assert len(pccs.answers.asked) == 1
+    # The service is back; nobody has to be told.
+    pccs.answers.change = lambda _, answer: answer
+    assert refused(client).code == "pcs-unavailable"
+    clock.now += REFRESH_PAUSE
+    fetched(client)
+    assert len(pccs.answers.asked) == 1 + REQUESTS
+    # And the failure is forgotten.
+    clock.now += MAX_AGE
+    fetched(client)
+    assert len(pccs.answers.asked) == 1 + 2 * REQUESTS
+
+
+def test_many_callers_at_once_fail_once(make_client: MakeClient, pccs: Pccs) -> None:
+    client = make_client()
+    pccs.answers.fail()
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        codes = set(pool.map(lambda _: refused(client).code, range(16)))
+    assert codes == {"pcs-unavailable"}
+    assert len(pccs.answers.asked) == 1
+
+
+def test_another_platforms_failure_is_not_ones_own(
+    make_client: MakeClient, pccs: Pccs
+) -> None:
+    client = make_client()
+    for _ in range(2):
+        with pytest.raises(PlatformError):
+            client.collateral_for(tee="sgx", fmspc="00906ED50000", ca="platform")
+    assert len(pccs.answers.asked) == 1
+    fetched(client)
+
+
+class Gate:
+    """Holds back a service's answers about one kind of environment.
+
+    Attributes:
+        reached: Set when somebody waits.
+        opened: Lets everybody through.
+    """
+
+    def __init__(self, tee: Tee) -> None:
+        self._tee = tee
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, target: str, answer: Answer) -> Answer:
+        if urlsplit(target).path == f"/{self._tee}/certification/v4/tcb":
+            self.reached.set()
+            assert self.opened.wait(timeout=20)
+        return answer
+
+
+@pytest.fixture
+def held(pccs: Pccs) -> Iterator[Gate]:
+    """A service that does not answer about SGX yet."""
+    gate = Gate("sgx")
+    pccs.answers.change = gate
+    yield gate
+    gate.opened.set()
+
+
+def test_a_slow_answer_about_one_platform_holds_up_no_other(
+    make_client: MakeClient, held: Gate
+) -> None:
+    client = make_client()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = pool.submit(fetched, client, "sgx")
+        assert held.reached.wait(timeout=20)
+        assert fetched(client, "tdx").tcb_info.tee == "tdx"
+        assert not waiting.done()
+        held.opened.set()
+        assert waiting.result().tcb_info.tee == "sgx"
+
+
+def test_who_has_something_in_date_does_not_wait_for_its_renewal(
+    make_client: MakeClient, pccs: Pccs, clock: Clock, held: Gate
+) -> None:
+    pccs.answers.change = lambda _, answer: answer
+    client = make_client()
+    first = fetched(client)
+    pccs.answers.change = held
+    clock.now += MAX_AGE
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        renewing = pool.submit(fetched, client)
+        assert held.reached.wait(timeout=20)
+        assert fetched(client) == first
+        assert not renewing.done()
+        held.opened.set()
+        renewing.result()
 
 
 def test_a_list_older_than_one_seen_is_refused(

@@ -8,9 +8,12 @@ from tests.support.recorded_log import RecordedLog
 from tests.support.running import Run
 
 from cloister.errors import CloisterError, ConfigError, PlatformError, ProtocolError
-from cloister.federation.coordinator import Coordinator, Course, Published
+from cloister.federation import coordinator
+from cloister.federation.coordinator import Coordinator, Published
+from cloister.federation.course import Course
 from cloister.federation.layout import ModelBuffer, layout_of
-from cloister.federation.messages import EvaluationReport, UpdateHeader
+from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
+from cloister.federation.state import state_digest
 from cloister.federation.strategies.schedules import LearningRate
 from cloister.federation.strategies.sgd import Sgd
 
@@ -21,6 +24,7 @@ HOUR = 3600.0
 
 def course(*, rounds: int = 3, evaluate_every: int = 50, rate: float = 1.0) -> Course:
     return Course(
+        run_id="blobs/a",
         parties=PARTIES,
         rounds=rounds,
         evaluate_every=evaluate_every,
@@ -37,9 +41,15 @@ class Story:
 
     def __init__(self, plan: Course | None = None) -> None:
         self.log = RecordedLog()
+        self.now = 0.0
         self.coordinator = Coordinator(
-            plan or course(), ModelBuffer(LAYOUT), log=self.log.logger()
+            plan or course(),
+            ModelBuffer(LAYOUT),
+            log=self.log.logger(),
+            elapsed=lambda: self.now,
         )
+        self.told: list[ModelHeader] = []
+        self.coordinator.subscribe(self.told.append)
 
     async def join_all(self) -> Published:
         models = await asyncio.gather(
@@ -54,7 +64,7 @@ class Story:
     async def whole_round(self, number: int) -> Published:
         for party in PARTIES:
             await self.count(party, number)
-        return await self.coordinator.next_model(after=number)
+        return await self.coordinator.next_model("alice", after=number)
 
 
 def header(number: int, evaluation: EvaluationReport | None = None) -> UpdateHeader:
@@ -79,7 +89,7 @@ def report(examples: int, **sums: float) -> EvaluationReport:
 
 
 def waiting(story: Story) -> asyncio.Task[Published]:
-    return asyncio.ensure_future(story.coordinator.next_model(after=1))
+    return asyncio.ensure_future(story.coordinator.next_model("alice", after=1))
 
 
 def test_the_first_model_goes_out_when_all_have_come(run: Run) -> None:
@@ -124,7 +134,7 @@ def test_a_round_steps_the_model_once_for_all(run: Run) -> None:
         await story.count("bob", 1, 4.0)
         assert not story.coordinator.model.parameters.any()
         await story.count("alice", 1, 2.0)
-        model = await story.coordinator.next_model(after=1)
+        model = await story.coordinator.next_model("alice", after=1)
         assert model.header.round == 2
         # Rate 1, mean gradient 3: from 0 to -3; the statistics are the mean.
         np.testing.assert_array_equal(story.coordinator.model.parameters, -3)
@@ -144,6 +154,67 @@ def test_a_published_model_does_not_change_with_the_next_round(run: Run) -> None
         assert b"".join(first.chunks) == before
 
     run(go())
+
+
+def test_the_log_says_once_who_has_come_and_who_is_awaited(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        await story.join_all()
+        await story.coordinator.join("bob", LAYOUT.digest())
+        lines = [(e["peer"], e["missing"]) for e in story.log.named("worker-joined")]
+        assert lines == [("alice", ["bob"]), ("bob", [])]
+
+    run(go())
+
+
+def test_every_model_is_told_of_as_it_is_published(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=2))
+        await story.join_all()
+        await story.whole_round(1)
+        last = await story.whole_round(2)
+        assert [header.round for header in story.told] == [1, 2, 3]
+        assert story.told[-1] is last.header
+
+    run(go())
+
+
+def test_the_first_and_the_last_model_carry_the_digest_of_the_state(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=2))
+        first = await story.join_all()
+        assert first.header.state == digest(story, 0)
+        assert (await story.whole_round(1)).header.state is None
+        last = await story.whole_round(2)
+        assert last.header.state == digest(story, 2)
+        assert last.header.state != first.header.state
+
+    run(go())
+
+
+def test_a_mark_is_due_every_five_seconds(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=9))
+        await story.join_all()
+        for number, seconds in enumerate((1.0, 3.9, 0.1, 4.9, 6.0, 0.0), 1):
+            story.now += seconds
+            await story.whole_round(number)
+        carried = [header.round for header in story.told if header.state is not None]
+        assert carried == [1, 4, 6]
+
+    run(go())
+
+
+def digest(story: Story, completed: int) -> bytes:
+    model = story.coordinator.model
+    return state_digest(
+        run_id="blobs/a",
+        round_number=completed,
+        layout_digest=LAYOUT.digest(),
+        parameters=model.parameters,
+        statistics=model.statistics,
+        velocity=story.coordinator._velocity,
+    )
 
 
 def test_an_update_before_the_first_model_has_no_round(run: Run) -> None:
@@ -179,10 +250,10 @@ def test_a_late_and_an_early_update_leave_the_round_as_it_is(
         await story.count("alice", 1)
         with pytest.raises(ProtocolError):
             await story.count("bob", number)
-        model = await story.coordinator.next_model(after=0)
+        model = await story.coordinator.next_model("alice", after=0)
         assert model.header.round == 1
         await story.count("bob", 1)
-        assert (await story.coordinator.next_model(after=1)).header.round == 2
+        assert (await story.coordinator.next_model("alice", after=1)).header.round == 2
 
     run(go())
 
@@ -197,7 +268,7 @@ def test_the_model_is_evaluated_as_often_as_the_plan_says(run: Run) -> None:
                 await story.coordinator.count(
                     party, header(number, evaluation), update()
                 )
-            model = await story.coordinator.next_model(after=number)
+            model = await story.coordinator.next_model("alice", after=number)
             asked.append(model.header.evaluate)
         # Models of rounds 1 to 6; the last one is final and evaluated at the finish.
         assert asked == [False, False, True, False, True, False]
@@ -243,19 +314,62 @@ def test_a_party_reports_once(run: Run) -> None:
     run(go())
 
 
-def test_reports_of_different_metrics_are_refused_and_the_first_stands(
+def test_who_reports_first_does_not_say_what_metrics_are_called(run: Run) -> None:
+    """All reports are taken, what all have is published, and the rest is counted."""
+
+    async def go() -> None:
+        story = Story(course(rounds=2, evaluate_every=1))
+        await story.join_all()
+        await story.whole_round(1)
+        mine = report(10, accuracy=5, mine=10)
+        await story.coordinator.count("bob", header(2, mine), update())
+        yours = report(10, accuracy=10, recall=1)
+        await story.coordinator.count("alice", header(2, yours), update())
+        await story.coordinator.finish("bob", report(10, mine=5))
+        await story.coordinator.finish("alice", report(10, accuracy=5))
+        assert story.coordinator.metrics == {}
+        [line] = story.log.named("evaluation")
+        assert line["metrics"] == {"accuracy": 0.75}
+        # Once, and without a word of any party's.
+        [line] = story.log.named("metrics-differ")
+        assert (line["published"], line["left_out"]) == (1, 2)
+        assert "mine" not in story.log.text()
+        assert "recall" not in story.log.text()
+
+    run(go())
+
+
+def test_the_state_before_the_first_round_is_known_before_anybody_comes(
     run: Run,
 ) -> None:
+    async def go() -> None:
+        story = Story()
+        state = story.coordinator.initial_state()
+        assert (await story.join_all()).header.state == state == digest(story, 0)
+
+    run(go())
+
+
+def test_after_the_last_round_a_run_waits_longer_for_the_reports(run: Run) -> None:
     async def go() -> None:
         story = Story(course(rounds=1))
         await story.join_all()
         await story.whole_round(1)
-        await story.coordinator.finish("bob", report(10, accuracy=5))
-        with pytest.raises(ProtocolError, match="'alice'") as caught:
-            await story.coordinator.finish("alice", report(10, recall=5))
-        assert caught.value.code == "evaluation-differs"
-        await story.coordinator.finish("alice", report(10, accuracy=5))
-        assert story.coordinator.metrics == {"accuracy": 0.5}
+        ending = asyncio.ensure_future(
+            story.coordinator.run(patience_seconds=0.0, extra_seconds=HOUR)
+        )
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not ending.done()
+        for party in PARTIES:
+            await story.coordinator.finish(party, report(1, accuracy=1))
+        assert await ending == {"accuracy": 1.0}
+
+        impatient = Story(course(rounds=1))
+        await impatient.join_all()
+        with pytest.raises(ProtocolError) as caught:
+            await impatient.coordinator.run(patience_seconds=0.0, extra_seconds=HOUR)
+        assert caught.value.code == "worker-missing"
 
     run(go())
 
@@ -348,6 +462,64 @@ def test_a_failure_reaches_every_waiting_worker(run: Run) -> None:
         # Whoever comes later hears it as well.
         with pytest.raises(CloisterError, match="disk is full"):
             await story.coordinator.join("bob", LAYOUT.digest())
+
+    run(go())
+
+
+def test_a_failed_run_ends_when_every_worker_was_told(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        await story.join_all()
+        waits = waiting(story)
+        await asyncio.sleep(0)
+        await story.coordinator.fail(
+            PlatformError("the disk is full", code="disk-full")
+        )
+        leaving = asyncio.ensure_future(story.coordinator.farewell())
+        with pytest.raises(PlatformError):
+            await waits
+        assert not leaving.done()  # bob computes, and comes back with his update
+        with pytest.raises(PlatformError):
+            story.coordinator.check_header("bob", header(1))
+        await leaving
+        # Nothing counts any more, whoever sends it.
+        for end in (
+            story.count("bob", 1),
+            story.coordinator.finish("bob", report(1, accuracy=1)),
+        ):
+            with pytest.raises(PlatformError):
+                await end
+        assert story.coordinator._current().missing == PARTIES
+
+    run(go())
+
+
+def test_a_failed_run_does_not_wait_for_a_worker_that_was_silent_or_is_gone(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        story = Story()
+        await story.join_all()
+        await story.count("bob", 1)
+        await patience_of(story)  # for alice
+        waits = asyncio.ensure_future(story.coordinator.next_model("bob", after=1))
+        await asyncio.sleep(0)
+        await story.coordinator.fail(
+            PlatformError("the disk is full", code="disk-full")
+        )
+        await story.coordinator.farewell()
+        assert waits.done()
+        with pytest.raises(PlatformError):
+            await waits
+
+        monkeypatch.setattr(coordinator, "_FAREWELL_SECONDS", 0.01)
+        story = Story()
+        await story.join_all()
+        await story.coordinator.fail(
+            PlatformError("the disk is full", code="disk-full")
+        )
+        await story.coordinator.farewell()
+        assert story.coordinator._informed == set()
 
     run(go())
 

@@ -34,12 +34,13 @@ HEADERS: list[Header] = [
     UpdateHeader(round=2, layout=DIGEST, examples=16, loss_sum=1.5, evaluation=REPORT),
     FinalReport(evaluation=REPORT),
     Finished(),
+    ModelHeader(round=1, layout=DIGEST, evaluate=False, final=True, state=bytes(32)),
 ]
 KINDS = sorted({type(header) for header in HEADERS}, key=lambda kind: kind.__name__)
 
 
 def fields_of(header: Header) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(header)
+    fields: dict[str, Any] = msgspec.to_builtins(header, builtin_types=(bytes,))
     return fields
 
 
@@ -77,7 +78,7 @@ def test_an_extra_field_is_refused(header: Header) -> None:
 @pytest.mark.parametrize("header", HEADERS)
 def test_a_missing_field_is_refused(header: Header) -> None:
     fields = fields_of(header)
-    for name in fields.keys() - {"evaluation", "type"}:
+    for name in fields.keys() - {"evaluation", "state", "type"}:
         rest = {key: value for key, value in fields.items() if key != name}
         refusal(msgspec.msgpack.encode(rest), type(header))
 
@@ -90,6 +91,9 @@ def test_a_missing_field_is_refused(header: Header) -> None:
         (HEADERS[2], {"round": 2**31 + 1}),
         (HEADERS[2], {"round": -1}),
         (HEADERS[2], {"final": 0}),
+        (HEADERS[2], {"state": bytes(31)}),
+        (HEADERS[2], {"state": bytes(33)}),
+        (HEADERS[2], {"state": DIGEST}),
         (HEADERS[3], {"examples": 0}),
         (HEADERS[3], {"examples": 2**40 + 1}),
         (HEADERS[3], {"examples": 1.5}),

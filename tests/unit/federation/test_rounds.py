@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from cloister.errors import ProtocolError
 from cloister.federation.layout import Layout, ModelBuffer, layout_of
 from cloister.federation.messages import EvaluationReport, UpdateHeader
-from cloister.federation.rounds import MAX_SUM, Round, RoundRules, mean_metrics
+from cloister.federation.rounds import (
+    MAX_SUM,
+    Round,
+    RoundRules,
+    count_left_out,
+    mean_metrics,
+)
 
 PARTIES = ("alice", "bob", "carol", "dave")
 LAYOUT: Layout = layout_of({"w": np.zeros(5)}, {"mean": np.zeros(3)})
@@ -180,16 +186,16 @@ def test_an_evaluation_that_is_no_number_is_refused(value: float) -> None:
     assert refusal(current, "bob", bad).code == "evaluation-not-finite"
 
 
-def test_an_evaluation_of_other_metrics_is_refused_when_it_comes() -> None:
+def test_only_metrics_that_every_party_reports_are_published() -> None:
     current = new_round(evaluate=True)
-    current.count("alice", header(evaluation=report(accuracy=1)), update())
-    other = header(evaluation=report(precision=1))
-    error = refusal(current, "bob", other)
-    assert error.code == "evaluation-differs"
-    assert (error.expected, error.got) == ("the metrics accuracy", "precision")
-    for party in PARTIES[1:]:
+    first = report(accuracy=1, of_the_first=7)
+    current.count("alice", header(evaluation=first), update())
+    current.count("bob", header(evaluation=report(accuracy=1, precision=1)), update())
+    for party in PARTIES[2:]:
         current.count(party, header(evaluation=report(accuracy=1)), update())
-    assert current.aggregate().metrics == {"accuracy": 0.1}
+    done = current.aggregate()
+    assert done.metrics == {"accuracy": 0.1}
+    assert done.metrics_left_out == 2
 
 
 def test_a_header_is_refused_before_its_chunks_come() -> None:
@@ -221,6 +227,7 @@ def test_the_largest_sums_that_count_do_not_overflow() -> None:
 
 
 def test_metrics_of_different_tasks_have_no_mean() -> None:
-    with pytest.raises(ProtocolError) as caught:
-        mean_metrics([report(accuracy=1), report(loss=1)])
-    assert caught.value.code == "evaluation-differs"
+    assert mean_metrics([report(accuracy=1), report(loss=1)]) == {}
+    assert count_left_out([report(accuracy=1), report(loss=1)]) == 2
+    assert count_left_out([report(accuracy=1), report(accuracy=2)]) == 0
+    assert count_left_out([]) == 0

@@ -44,8 +44,9 @@ from cloister.federation.messages import (
     encode_header,
 )
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
-from cloister.ratls.enrolment_service import enrol
+from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
+from cloister.ratls.refusal_log import TOLD_PER_MINUTE
 
 Change = Callable[[list[bytes]], list[bytes]]
 UnaryStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
@@ -206,7 +207,7 @@ def test_a_message_above_the_limit_is_stopped_by_the_transport(
                 max_message_bytes=4 * MAX_CHUNK_BYTES,
                 client=ClientTls(
                     identity=alice.identity,
-                    admission_certificate=enrolled.admission_certificate,
+                    admission_certificate=enrolled.admittance.certificate,
                 ),
             )
             async with channel, admitted_channel(port, bob) as other:
@@ -311,6 +312,22 @@ def test_the_end_of_training_over_the_wire(
     run(story())
 
 
+def test_an_admission_lapses_when_its_rounds_are_over(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, _):
+            assert port.ports.table.round == 1
+            allowed = port.node.plan.admission.rounds
+            port.coordinator._publish(allowed)
+            assert await model_of(receive(port, channel))
+            port.coordinator._publish(allowed + 1)
+            assert port.ports.table.round == allowed + 1
+            assert await refused(receive(port, channel)) == "admission-lapsed"
+
+    run(story())
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_last_report_that_is_no_number_is_refused(
     run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path, value: float
@@ -322,5 +339,47 @@ def test_a_last_report_that_is_no_number_is_refused(
                 await finish(channel, FinalReport(evaluation=report(2, a=value)))
             assert refusal_code(caught.value) == "evaluation-not-finite"
             assert port.coordinator.metrics is None
+
+    run(story())
+
+
+def test_a_party_that_floods_the_log_is_counted_and_hides_no_other(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> OpenServer:
+        async with first_round(*nodes, tmp_path) as (port, channel, other):
+            bad = changed(update_for(port)[0], examples=17)
+            for _ in range(TOLD_PER_MINUTE + 7):
+                call = contribute(other)
+                await send(call, [bad])
+                assert await refused(call) == "update-weight"
+            call = contribute(channel)
+            await send(call, [bad])
+            assert await refused(call) == "update-weight"
+            return port
+
+    port = run(story())
+    told = [str(line["reason"]) for line in port.events("call-refused")]
+    assert sum("'bob'" in reason for reason in told) == TOLD_PER_MINUTE
+    assert sum("'alice'" in reason for reason in told) == 1
+    # The rest is told when the port closes.
+    [line] = port.events("refusals-left-out")
+    assert line["count"] == 7
+
+
+def test_a_renewal_is_no_sign_of_life_but_a_first_admission_is(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        server, alice, bob = nodes
+        async with open_server(server, tmp_path) as port:
+            began = port.coordinator._touched
+            await enrol(alice, port.enrolment)
+            first = port.coordinator._touched
+            assert first > began
+            await enrol(alice, port.enrolment)
+            assert port.coordinator._touched == first
+            await enrol(bob, port.enrolment)
+            assert port.coordinator._touched > first
 
     run(story())

@@ -21,33 +21,16 @@ from tests.support.whole_run import Scene, make_scene, sources, task, whole_run
 from typing_extensions import override
 
 from cloister.errors import CloisterError, ConfigError, PlatformError, ProtocolError
+from cloister.federation.course import course_of
 from cloister.federation.layout import ModelBuffer
-from cloister.federation.server import Outcome, course_of
+from cloister.federation.server import Outcome
 from cloister.federation.task import Evaluation, LearnerSettings, StepReport, Task
 from cloister.plan.plan import Plan, plan_hash
-from cloister.ratls.node import Node
-from cloister.ratls.warrant import WarrantTerms, sign_warrant
 from cloister.storage.model_vault import open_model
 from cloister.storage.records import DataSource
 
 PARTIES = ("aggregator", *WORKERS)
 Failure = TypeVar("Failure", bound=CloisterError)
-
-
-def nodes_of(federation: Federation, *, plan: Plan | None = None) -> dict[str, Node]:
-    """Returns a fresh node of every party, under another plan if one is given."""
-    nodes = {party: federation.node(party) for party in PARTIES}
-    if plan is None:
-        return nodes
-    return {party: _under(plan, federation, node) for party, node in nodes.items()}
-
-
-def _under(plan: Plan, federation: Federation, node: Node) -> Node:
-    terms: WarrantTerms = msgspec.structs.replace(
-        node.warrant.terms, plan_hash=plan_hash(plan)
-    )
-    warrant = sign_warrant(terms, federation.keys[node.party])
-    return replace(node, plan=plan, plan_hash=plan_hash(plan), warrant=warrant)
 
 
 def with_training(plan: Plan, **changes: object) -> Plan:
@@ -76,8 +59,8 @@ def finished(
     federation: Federation,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Scene, Outcome]:
-    scene = make_scene(tmp_path_factory.mktemp("run"))
-    return scene, runner.run(whole_run(scene, nodes_of(federation)))
+    scene = make_scene(tmp_path_factory.mktemp("run"), federation)
+    return scene, runner.run(whole_run(scene))
 
 
 def test_a_federation_learns(finished: tuple[Scene, Outcome]) -> None:
@@ -170,8 +153,8 @@ def test_a_second_run_gives_the_same_bits(
     run: Run, finished: tuple[Scene, Outcome], federation: Federation, tmp_path: Path
 ) -> None:
     first, outcome = finished
-    scene = make_scene(tmp_path)
-    again = run(whole_run(scene, nodes_of(federation)))
+    scene = make_scene(tmp_path, federation)
+    again = run(whole_run(scene))
     assert again.metrics == outcome.metrics
     before, after = opened(first, federation), opened(scene, federation)
     assert before.keys() == after.keys()
@@ -214,8 +197,8 @@ def test_a_single_partys_numbers_stand_in_no_log(
         birds = CanaryTask(task().features, task().classes)
         birds.canary = canary
         tasks[party] = birds
-    scene = make_scene(tmp_path)
-    outcome = run(whole_run(scene, nodes_of(federation), tasks))
+    scene = make_scene(tmp_path, federation)
+    outcome = run(whole_run(scene, tasks=tasks))
     mean = sum(canaries.values()) / 2
     assert outcome.metrics == {"canary": mean}
 
@@ -266,8 +249,8 @@ def test_a_task_that_fails_in_training_ends_its_worker_with_a_clear_error(
 ) -> None:
     broken = BrokenTask(task().features, task().classes)
     broken.failure = failure
-    scene = make_scene(tmp_path, patience_seconds=0.3)
-    story = whole_run(scene, nodes_of(federation), {"bob": broken})
+    scene = make_scene(tmp_path, federation, patience_seconds=0.3)
+    story = whole_run(scene, tasks={"bob": broken})
     [error] = failures_of(run, story, ConfigError)
     assert error.code == "task-failed"
     assert error.got.startswith(type(failure).__name__)
@@ -299,10 +282,8 @@ def test_a_model_that_diverges_ends_the_run_on_all_sides(
     )
     plan = with_training(federation.plan, optimizer=rate)
     wild = DivergingTask(task().features, task().classes)
-    scene = make_scene(tmp_path)
-    story = whole_run(
-        scene, nodes_of(federation, plan=plan), {"alice": wild, "bob": wild}
-    )
+    scene = make_scene(tmp_path, federation, plan=plan)
+    story = whole_run(scene, tasks={"alice": wild, "bob": wild})
     [error] = failures_of(run, story, ConfigError)
     assert error.code == "training-diverged"
     [line] = scene.events("aggregator", "failed")
@@ -313,10 +294,10 @@ def test_a_model_that_diverges_ends_the_run_on_all_sides(
 def test_a_worker_that_never_comes_is_named_and_the_others_are_told(
     run: Run, federation: Federation, tmp_path: Path
 ) -> None:
-    scene = make_scene(tmp_path, patience_seconds=0.3)
+    scene = make_scene(tmp_path, federation, patience_seconds=0.3)
 
     async def story() -> None:
-        nodes = nodes_of(federation)
+        nodes = scene.nodes()
         errors = await asyncio.gather(
             error_of(scene.serve(nodes["aggregator"], task())),
             error_of(scene.work(nodes["alice"], task(), sources()["alice"])),
@@ -340,10 +321,10 @@ async def error_of(node: Awaitable[object]) -> CloisterError:
 def test_a_server_that_is_stopped_tells_its_workers(
     run: Run, federation: Federation, tmp_path: Path
 ) -> None:
-    scene = make_scene(tmp_path)
+    scene = make_scene(tmp_path, federation)
 
     async def story() -> None:
-        nodes = nodes_of(federation)
+        nodes = scene.nodes()
         serving = asyncio.ensure_future(scene.serve(nodes["aggregator"], task()))
         working = asyncio.ensure_future(
             error_of(scene.work(nodes["alice"], task(), sources()["alice"]))
@@ -367,9 +348,9 @@ def test_a_port_in_use_ends_the_server_and_frees_the_other_one(
             lambda _, writer: writer.close(), "127.0.0.1", 0
         ) as taken:
             port = taken.sockets[0].getsockname()[1]
-            first = make_scene(tmp_path / "first")
+            first = make_scene(tmp_path / "first", federation)
             scene = replace(first, enrolment=replace(first.enrolment, port=port))
-            error = await error_of(scene.serve(federation.node("aggregator"), task()))
+            error = await error_of(scene.serve(scene.node("aggregator"), task()))
         assert isinstance(error, PlatformError)
         assert error.code == "port-unusable"
         # The training port was opened before, and is free again.
@@ -388,11 +369,10 @@ def test_a_recipient_that_cannot_be_sealed_to_is_refused_before_training(
     recipients = ("age1" + 58 * "q",)  # well-formed, and its checksum is wrong
     model = msgspec.structs.replace(federation.plan.model, recipients=recipients)
     plan = msgspec.structs.replace(federation.plan, model=model)
-    scene = make_scene(tmp_path)
-    node = nodes_of(federation, plan=plan)["aggregator"]
-    error = run(error_of(scene.serve(node, task())))
+    scene = make_scene(tmp_path, federation, plan=plan)
+    error = run(error_of(scene.serve(scene.node("aggregator"), task())))
     assert isinstance(error, ConfigError)
-    assert [e["event"] for e in scene.events("aggregator")] == ["failed"]
+    assert [e["event"] for e in scene.events("aggregator")] == ["warranted", "failed"]
 
 
 def test_a_worker_of_another_layout_is_told_so(
@@ -408,8 +388,8 @@ def test_a_worker_of_another_layout_is_told_so(
             return ModelBuffer(replace(model.layout, arrays=arrays))
 
     other = Renamed(task().features, task().classes)
-    scene = make_scene(tmp_path, patience_seconds=0.3)
-    story = whole_run(scene, nodes_of(federation), {"bob": other})
+    scene = make_scene(tmp_path, federation, patience_seconds=0.3)
+    story = whole_run(scene, tasks={"bob": other})
     errors = failures_of(run, story, ProtocolError)
     assert {error.code for error in errors} == {"layout-differs", "worker-missing"}
     [line] = scene.events("bob", "failed")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -11,13 +12,19 @@ from typing import TypeAlias
 
 import grpc
 import pytest
-from tests.support.federation_in_memory import START
+from tests.support.federation_in_memory import START, Federation
 from tests.support.recorded_log import RecordedLog
 from tests.support.running import Run
+from tests.support.training_calls import until
 from tests.support.whole_run import Scene, make_scene, sources, task
 from typing_extensions import override
 
-from cloister.errors import CloisterError, ProtocolError, RefusedByPeer
+from cloister.errors import (
+    CloisterError,
+    ProtocolError,
+    RefusedByPeer,
+    VerificationError,
+)
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import (
     FINISH,
@@ -27,39 +34,59 @@ from cloister.federation.messages import (
     decode_header,
     encode_header,
 )
-from cloister.ratls.admission import AdmissionTable, new_authority
+from cloister.plan.plan import PlanHash
+from cloister.ratls.admission import new_authority
+from cloister.ratls.admission_table import AdmissionTable
 from cloister.ratls.certificate import make_certificate
 from cloister.ratls.channels import (
     MAX_CHUNK_BYTES,
     enrolment_credentials,
     listen,
+    open_channel,
     server_options,
     training_credentials,
 )
-from cloister.ratls.enrolment_service import EnrolmentService
+from cloister.ratls.enrolment_service import METHOD, EnrolmentService
+from cloister.ratls.insecure_fetch import fetch_unverified_certificate
+from cloister.ratls.limits import USUAL_LIMITS, Limits
 from cloister.ratls.node import Node
+from cloister.ratls.refusals import encode_status
 
 LIFE = timedelta(days=1)
 LAYOUT = task().layout()
+_StreamStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 Answer: TypeAlias = Callable[[int], list[bytes]]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
 def model(
-    number: int, *, layout: str = LAYOUT.digest(), final: bool = False
+    number: int,
+    *,
+    layout: str = LAYOUT.digest(),
+    final: bool = False,
+    state: bytes | None = None,
 ) -> list[bytes]:
     """Returns a good model of a round, as messages."""
-    header = ModelHeader(round=number, layout=layout, evaluate=False, final=final)
+    header = ModelHeader(
+        round=number, layout=layout, evaluate=False, final=final, state=state
+    )
     return [encode_header(header), ModelBuffer(LAYOUT).data.tobytes()]
 
 
 class OddTraining(grpc.GenericRpcHandler):
-    """Answers the n-th call with what it was given, whatever the worker sends."""
+    """Answers the n-th call with what it was given, whatever the worker sends.
 
-    def __init__(self, answer: Answer) -> None:
+    Args:
+        answer: The messages of each call.
+        lapses: Which calls end with a refusal instead, and with which.
+    """
+
+    def __init__(self, answer: Answer, *, lapses: Mapping[int, str] = {}) -> None:
         self._answer = answer
+        self._lapses = lapses
         self._calls = 0
         self.headers: list[UpdateHeader] = []
+        self.updates: list[bytes] = []
 
     @override
     def service(
@@ -70,14 +97,21 @@ class OddTraining(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(self._talk)
 
     async def _talk(
-        self, messages: AsyncIterator[bytes], _: Context
+        self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         received = [message async for message in messages]
         if len(received) > 1:
             self.headers.append(decode_header(received[0], UpdateHeader))
+            self.updates.append(b"".join(received))
         self._calls += 1
+        if self._calls in self._lapses:
+            await self.lapse(context, self._lapses[self._calls])
         for message in self._answer(self._calls):
             yield message
+
+    async def lapse(self, context: Context, code: str) -> None:
+        error = VerificationError("out", code=code)
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, encode_status(error))
 
     async def _finish(self, _: bytes, __: Context) -> bytes:
         return self._answer(-1)[0]
@@ -85,9 +119,13 @@ class OddTraining(grpc.GenericRpcHandler):
 
 @asynccontextmanager
 async def odd_server(
-    node: Node, scene: Scene, training: grpc.GenericRpcHandler
-) -> AsyncIterator[None]:
-    """Opens an attested server with a training port of its own ideas."""
+    node: Node,
+    scene: Scene,
+    training: grpc.GenericRpcHandler,
+    *,
+    limits: Limits = USUAL_LIMITS,
+) -> AsyncIterator[tuple[grpc.aio.Server, grpc.aio.Server]]:
+    """Opens an attested server with a training port of its own ideas; lends both."""
     certificate = make_certificate(node.identity, node.platform, at=START, life=LIFE)
     authority = new_authority(at=START, life=LIFE)
     enrolment = EnrolmentService(
@@ -96,6 +134,7 @@ async def odd_server(
         table=AdmissionTable(node.clock),
         log=RecordedLog().logger(),
         on_admitted=lambda _: None,
+        limits=limits,
     )
     ports = (
         (
@@ -113,7 +152,7 @@ async def odd_server(
             enrolment_credentials(node.identity, certificate),
         ),
     )
-    servers = []
+    servers: list[grpc.aio.Server] = []
     for address, handler, credentials in ports:
         server = grpc.aio.server(options=server_options(2 * MAX_CHUNK_BYTES))
         server.add_generic_rpc_handlers((handler,))
@@ -121,10 +160,15 @@ async def odd_server(
         await server.start()
         servers.append(server)
     try:
-        yield
+        yield servers[0], servers[1]
     finally:
         for server in servers:
             await server.stop(0)
+
+
+@pytest.fixture
+def scene(federation: Federation, tmp_path: Path) -> Scene:
+    return make_scene(tmp_path / "run", federation)
 
 
 async def work(scene: Scene, node: Node) -> None:
@@ -132,12 +176,11 @@ async def work(scene: Scene, node: Node) -> None:
 
 
 def error_with(
-    run: Run, server: Node, alice: Node, directory: Path, *, answer: Answer
+    run: Run, server: Node, alice: Node, scene: Scene, *, answer: Answer
 ) -> CloisterError:
     """Returns the error a worker ends with."""
 
     async def story() -> CloisterError:
-        scene = make_scene(directory)
         async with odd_server(server, scene, OddTraining(answer)):
             with pytest.raises(CloisterError) as caught:
                 await work(scene, alice)
@@ -147,7 +190,7 @@ def error_with(
 
 
 def test_a_worker_trains_until_the_server_says_final(
-    run: Run, server: Node, alice: Node, tmp_path: Path
+    run: Run, server: Node, alice: Node, scene: Scene
 ) -> None:
     async def story() -> None:
         def answer(call: int) -> list[bytes]:
@@ -155,7 +198,6 @@ def test_a_worker_trains_until_the_server_says_final(
                 return [encode_header(Finished())]
             return model(call, final=call == 4)
 
-        scene = make_scene(tmp_path)
         odd = OddTraining(answer)
         async with odd_server(server, scene, odd):
             await work(scene, alice)
@@ -185,9 +227,9 @@ def test_a_worker_trains_until_the_server_says_final(
     ],
 )
 def test_a_server_that_breaks_the_protocol_ends_the_worker_with_its_reason(
-    run: Run, nodes: tuple[Node, Node], tmp_path: Path, answer: Answer, code: str
+    run: Run, nodes: tuple[Node, Node], scene: Scene, answer: Answer, code: str
 ) -> None:
-    error = error_with(run, *nodes, tmp_path, answer=answer)
+    error = error_with(run, *nodes, scene, answer=answer)
     assert isinstance(error, ProtocolError)
     assert error.code == code
 
@@ -198,38 +240,221 @@ def nodes(server: Node, alice: Node) -> tuple[Node, Node]:
 
 
 def test_a_server_that_goes_away_is_named_so(
-    run: Run, server: Node, alice: Node, tmp_path: Path
+    run: Run, server: Node, alice: Node, scene: Scene
 ) -> None:
     def answer(_: int) -> list[bytes]:
         raise RuntimeError("a bug of the server's")
 
-    error = error_with(run, server, alice, tmp_path, answer=answer)
+    error = error_with(run, server, alice, scene, answer=answer)
     assert error.code == "server-gone"
     assert "log says why" in error.remedy
 
 
 def test_a_worker_waits_for_a_server_that_is_not_there_yet_and_says_so_once(
-    run: Run, alice: Node, tmp_path: Path
+    run: Run, alice: Node, scene: Scene
 ) -> None:
     async def story() -> None:
-        scene = replace(make_scene(tmp_path), patience_seconds=0.2)
+        hasty = replace(scene, patience_seconds=0.2)
         with pytest.raises(ProtocolError) as caught:
-            await work(scene, alice)
+            await work(hasty, alice)
         assert caught.value.code == "server-unreachable"
         assert len(scene.events("alice", "waiting-for-server")) == 1
 
     run(story())
 
 
+def test_a_worker_waits_for_a_server_that_is_busy(
+    run: Run, nodes: tuple[Node, Node], scene: Scene
+) -> None:
+    def answer(call: int) -> list[bytes]:
+        return [encode_header(Finished())] if call < 0 else model(1, final=True)
+
+    async def story() -> None:
+        server, alice = nodes
+        one = Limits(at_once=1)
+        async with (
+            odd_server(server, scene, OddTraining(answer), limits=one),
+            open_channel(
+                scene.enrolment,
+                pinned_certificate=await fetch_unverified_certificate(scene.enrolment),
+                max_message_bytes=1024,
+            ) as channel,
+        ):
+            stream: _StreamStream = channel.stream_stream(METHOD)
+            other = stream()  # holds the only place, and says nothing
+            await other.wait_for_connection()
+            working = asyncio.ensure_future(work(scene, alice))
+            log = scene.directory / "logs" / "alice.jsonl"
+            await until(lambda: log.exists() and "server-busy" in log.read_text())
+            other.cancel()
+            await working
+        assert len(scene.events("alice", "waiting-for-server")) == 1
+        assert len(scene.events("alice", "finished")) == 1
+
+    run(story())
+
+
 def test_a_refusal_is_not_waited_out(
-    run: Run, server: Node, alice: Node, tmp_path: Path
+    run: Run, server: Node, alice: Node, scene: Scene
 ) -> None:
     async def story() -> None:
-        scene = make_scene(tmp_path)
-        stranger = replace(alice, plan_hash=alice.plan_hash[::-1])  # type: ignore[arg-type]
-        async with odd_server(server, scene, OddTraining(model)):
+        stranger = replace(alice, plan_hash=PlanHash(alice.plan_hash[::-1]))
+        async with (
+            odd_server(server, scene, OddTraining(model)),
+            scene.custodians.office("alice") as office,
+            office.line(alice) as line,
+        ):
             with pytest.raises(RefusedByPeer) as caught:
-                await work(scene, stranger)
+                await scene.work(stranger, task(), sources()["alice"], custodian=line)
         assert caught.value.code == "plan-differs"
 
     run(story())
+
+
+@pytest.mark.parametrize("code", ["admission-lapsed", "admission-withdrawn"])
+def test_an_update_that_was_not_counted_is_sent_again_to_the_bit(
+    run: Run, nodes: tuple[Node, Node], scene: Scene, code: str
+) -> None:
+    def answer(call: int) -> list[bytes]:
+        if call < 0:
+            return [encode_header(Finished())]
+        # Calls 1 and 3 ask for the model of round 1; call 2 ends with a lapse.
+        return model(1 if call <= 3 else call - 2, final=call == 6)
+
+    async def story() -> OddTraining:
+        server, alice = nodes
+        odd = OddTraining(answer, lapses={2: code})
+        async with odd_server(server, scene, odd):
+            await work(scene, alice)
+        return odd
+
+    odd = run(story())
+    assert [header.round for header in odd.headers] == [1, 1, 2, 3]
+    assert odd.updates[0] == odd.updates[1]
+    assert odd.updates[0] != odd.updates[2]
+    assert len(scene.events("alice", "admission-renewed")) == 1
+    rounds = scene.events("alice", "round")
+    assert [line["round"] for line in rounds] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("lapses", "updates"),
+    [({1, 2}, 0), ({2, 3}, 1), ({2, 4}, 2)],
+)
+def test_a_server_that_admits_and_forgets_does_not_keep_a_worker_busy_for_ever(
+    run: Run,
+    nodes: tuple[Node, Node],
+    scene: Scene,
+    lapses: set[int],
+    updates: int,
+) -> None:
+    async def story() -> OddTraining:
+        server, alice = nodes
+        odd = OddTraining(
+            lambda _: model(1), lapses=dict.fromkeys(lapses, "admission-lapsed")
+        )
+        async with odd_server(server, scene, odd):
+            with pytest.raises(RefusedByPeer) as caught:
+                await work(scene, alice)
+        assert caught.value.code == "admission-lapsed"
+        return odd
+
+    assert len(run(story()).headers) == updates
+    assert len(scene.events("alice", "admission-renewed")) == 1
+
+
+@pytest.mark.parametrize("code", ["not-admitted", "warrant-superseded"])
+def test_a_worker_that_is_out_for_good_does_not_attest_again(
+    run: Run, nodes: tuple[Node, Node], scene: Scene, code: str
+) -> None:
+    async def story() -> None:
+        server, alice = nodes
+        odd = OddTraining(model, lapses={2: code})
+        async with odd_server(server, scene, odd):
+            with pytest.raises(RefusedByPeer) as caught:
+                await work(scene, alice)
+        assert caught.value.code == code
+
+    run(story())
+    assert scene.events("alice", "admission-renewed") == []
+
+
+class Replaced(OddTraining):
+    """Ends its second call only when another server has taken its place."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer, lapses={2: "admission-lapsed"})
+        self.asked, self.gone = asyncio.Event(), asyncio.Event()
+
+    @override
+    async def lapse(self, context: Context, code: str) -> None:
+        self.asked.set()
+        await self.gone.wait()
+        await super().lapse(context, code)
+
+
+async def meet_another_server(
+    federation: Federation, scene: Scene, *, epoch: int, first_round: int
+) -> OddTraining:
+    """Has alice train in round 5 for a server that another one takes the place of."""
+    state = bytes(32)
+    old = Replaced(lambda _: model(5, state=state))
+    new = OddTraining(
+        lambda call: (
+            [encode_header(Finished())]
+            if call < 0
+            else model(first_round + call - 1, state=state, final=call == 2)
+        )
+    )
+    first = federation.node("aggregator", epoch=2)
+    second = federation.node("aggregator", epoch=epoch)
+    async with odd_server(first, scene, old) as (training, enrolment):
+        working = asyncio.ensure_future(work(scene, federation.node("alice")))
+        await old.asked.wait()
+        await until(lambda: scene.custodians.mark("alice") is not None)
+        await enrolment.stop(0)
+        # It listens no more, and its open call goes on.
+        stopping = asyncio.ensure_future(training.stop(5))
+        await asyncio.sleep(0)
+        async with odd_server(second, scene, new):
+            old.gone.set()
+            try:
+                await working
+            finally:
+                await stopping
+    return new
+
+
+def test_a_newer_server_that_is_as_far_is_trained_for(
+    run: Run, federation: Federation, scene: Scene
+) -> None:
+    new = run(meet_another_server(federation, scene, epoch=3, first_round=5))
+    assert [header.round for header in new.headers] == [5]
+    epochs = [line["epoch"] for line in scene.events("alice", "server-attested")]
+    assert epochs == [2, 3]
+    mark = scene.custodians.mark("alice")
+    assert mark is not None
+    assert (mark.round, mark.server_epoch) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "first_round", "code"),
+    [(3, 1, "state-rolled-back"), (3, 4, "state-rolled-back"), (1, 5, "epoch-old")],
+)
+def test_a_server_that_is_older_or_behind_is_not_trained_for(
+    run: Run,
+    federation: Federation,
+    scene: Scene,
+    epoch: int,
+    first_round: int,
+    code: str,
+) -> None:
+    with pytest.raises(VerificationError) as caught:
+        run(
+            meet_another_server(federation, scene, epoch=epoch, first_round=first_round)
+        )
+    assert caught.value.code == code
+    mark = scene.custodians.mark("alice")
+    assert mark is not None
+    assert (mark.round, mark.server_epoch) == (4, 2)
+    assert scene.events("alice", "round") == []

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from copy import deepcopy
 
+import cbor2
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.plan_tree import (
+    ROOT,
     Path,
     Tree,
     Value,
+    add_worker,
     at,
+    by_identity,
     leaves,
     plan_tree,
     put,
@@ -25,6 +31,25 @@ from cloister.plan.toml import MAX_FILE_BYTES
 
 # Where a plan's own words stand: any key is one option more.
 OPTIONS: Path = ("task", "options")
+
+
+def whole_tree(*, root: str = ROOT) -> Tree:
+    """Returns a plan with every section, and a worker of either kind."""
+    tree = by_identity(add_worker(plan_tree(root=root), "carol"), "carol")
+    put(tree, ("party", 1, "platforms"), [32 * "1", 32 * "2"])
+    return {
+        **tree,
+        "admission": {
+            "life_seconds": 3600,
+            "rounds": 500,
+            "custodian_silence_seconds": 600,
+        },
+        "predecessor": {
+            "plan": "sha256:" + 64 * "c",
+            "state": "sha256:" + 64 * "d",
+            "round": 4,
+        },
+    }
 
 
 def hash_of(tree: Tree) -> bytes:
@@ -68,37 +93,43 @@ FIXED = {
 def changeable() -> list[Path]:
     return [
         path
-        for path, _ in leaves(plan_tree())
+        for path, _ in leaves(whole_tree())
         if path not in FIXED and path[-1] not in {"role", "admit", "root"}
     ]
 
 
 def test_a_whole_plan_reads_as_written() -> None:
-    plan = parse_plan(toml_of(plan_tree()))
+    plan = parse_plan(toml_of(whole_tree()))
     assert plan.run_id == "blobs/a"
     assert plan.server.name == "aggregator"
-    assert [worker.name for worker in plan.workers] == ["alice", "bob"]
+    assert [worker.name for worker in plan.workers] == ["alice", "bob", "carol"]
+    assert [party.admit for party in plan.party] == [*["attested"] * 3, "identity"]
+    assert plan.rounds.tolerated_colluders == 0
+    assert plan.admission.life_seconds == 3600
+    assert plan.admission.custodian_silence_seconds == 600
+    assert plan.predecessor is not None
+    assert plan.predecessor.round == 4
     assert plan.simulated
     assert plan.policy_for("server") is plan.policy.server
     assert plan.policy_for("worker") is plan.policy.worker
 
 
 def test_a_party_is_found_by_its_name_or_refused_with_all_names() -> None:
-    plan = parse_plan(toml_of(plan_tree()))
+    plan = parse_plan(toml_of(whole_tree()))
     assert plan.find_party("bob").name == "bob"
     with pytest.raises(ConfigError, match="'mallory'") as caught:
         plan.find_party("mallory")
-    assert caught.value.expected == "one of aggregator, alice, bob"
+    assert caught.value.expected == "one of aggregator, alice, bob, carol"
 
 
-@pytest.mark.parametrize("place", [p for p in tables(plan_tree()) if p != OPTIONS])
+@pytest.mark.parametrize("place", [p for p in tables(whole_tree()) if p != OPTIONS])
 def test_an_unknown_key_is_named_with_the_keys_that_are_known(place: Path) -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     put(tree, (*place, "surplus"), 1)
     error = refusal(tree)
     assert error.code == "key-unknown"
     assert "'surplus'" in error.what
-    table = at(plan_tree(), place)
+    table = at(whole_tree(), place)
     assert isinstance(table, dict)
     for known in table:
         assert known in error.expected
@@ -106,9 +137,9 @@ def test_an_unknown_key_is_named_with_the_keys_that_are_known(place: Path) -> No
         assert f"[{dotted(place)}]" in error.what
 
 
-@pytest.mark.parametrize("place", [p for p in tables(plan_tree()) if p != OPTIONS])
+@pytest.mark.parametrize("place", [p for p in tables(whole_tree()) if p != OPTIONS])
 def test_a_misspelt_key_is_answered_with_the_right_one(place: Path) -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     table = at(tree, place)
     assert isinstance(table, dict)
     key = max(table, key=len)
@@ -118,21 +149,21 @@ def test_a_misspelt_key_is_answered_with_the_right_one(place: Path) -> None:
     assert error.remedy == f"Did you mean {key!r}?"
 
 
-@pytest.mark.parametrize("path", [path for path, _ in leaves(plan_tree())])
+@pytest.mark.parametrize("path", [path for path, _ in leaves(whole_tree())])
 @pytest.mark.parametrize("wrong", [[1], {"a": 1}], ids=["list", "table"])
 def test_a_value_of_a_wrong_type_is_named_with_what_was_expected(
     path: Path, wrong: Value
 ) -> None:
-    error = refusal(put(plan_tree(), path, wrong))
+    error = refusal(put(whole_tree(), path, wrong))
     assert error.code == "value-invalid"
     where = "task.options" if path[:2] == OPTIONS else dotted(path)
     assert where in error.what
     assert "Expected" in error.what
 
 
-@pytest.mark.parametrize("path", [path for path, _ in leaves(plan_tree())])
+@pytest.mark.parametrize("path", [path for path, _ in leaves(whole_tree())])
 def test_a_number_for_a_text_and_a_text_for_a_number_are_refused(path: Path) -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     wrong: Value = 3 if isinstance(at(tree, path), str) else "three"
     put(tree, path, wrong)
     if path[:2] == OPTIONS:
@@ -141,11 +172,13 @@ def test_a_number_for_a_text_and_a_text_for_a_number_are_refused(path: Path) -> 
     assert dotted(path) in refusal(tree).what
 
 
-@pytest.mark.parametrize("path", [path for path, _ in leaves(plan_tree())])
+@pytest.mark.parametrize("path", [path for path, _ in leaves(whole_tree())])
 @pytest.mark.parametrize("wrong", [True, 1979])
 def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     numbers = {"rounds", "batch_size", "seed", "evaluate_every", "warmup_rounds"}
+    numbers |= {"life_seconds", "custodian_silence_seconds"}
+    numbers |= {"round", "tolerated_colluders"}
     if path[:2] == OPTIONS or (
         path[-1] in numbers | {"threads", "learning_rate"} and wrong is not True
     ):
@@ -190,19 +223,31 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
         (("rounds", "quorum"), 2),
         (("rounds", "evaluate_every"), 0),
         (("party", 0, "role"), "observer"),
-        (("party", 1, "admit"), "identity"),
+        (("party", 1, "admit"), "anybody"),
+        (("rounds", "tolerated_colluders"), -1),
+        (("rounds", "tolerated_colluders"), "all"),
+        (("admission", "life_seconds"), 1799),
+        (("admission", "life_seconds"), 604_801),
+        (("admission", "life_seconds"), 3600.5),
+        (("admission", "rounds"), 0),
+        (("admission", "rounds"), 2**31),
+        (("admission", "custodian_silence_seconds"), 59),
+        (("admission", "custodian_silence_seconds"), 604_801),
+        (("predecessor", "plan"), 64 * "a"),
+        (("predecessor", "state"), "sha256:" + 64 * "A"),
+        (("predecessor", "round"), -1),
         (("party", 1, "data"), "sha256:" + 63 * "a"),
         (("party", 1, "data"), "md5:" + 64 * "a"),
         (("model", "recipients"), []),
     ],
 )
 def test_a_value_out_of_its_range_is_refused(path: Path, value: Value) -> None:
-    assert dotted(path) in refusal(put(plan_tree(), path, value)).what
+    assert dotted(path) in refusal(put(whole_tree(), path, value)).what
 
 
-@pytest.mark.parametrize("path", [path for path, v in leaves(plan_tree()) if v != ""])
+@pytest.mark.parametrize("path", [path for path, v in leaves(whole_tree()) if v != ""])
 def test_no_text_may_end_in_a_line_break(path: Path) -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     value = at(tree, path)
     if isinstance(value, str):
         refusal(put(tree, path, value + "\n"))
@@ -227,15 +272,18 @@ def test_no_text_may_end_in_a_line_break(path: Path) -> None:
         ("training", "schedule"),
         ("party",),
         ("party", 0, "key"),
-        ("policy", "worker"),
+        ("policy", "server"),
         ("policy", "server", "root"),
+        ("predecessor", "plan"),
+        ("predecessor", "state"),
+        ("predecessor", "round"),
         ("policy", "server", "tdx", 0, "rtmr2"),
         ("model",),
         ("model", "recipients"),
     ],
 )
 def test_a_missing_key_is_named(path: Path) -> None:
-    error = refusal(take(plan_tree(), path))
+    error = refusal(take(whole_tree(), path))
     assert f"`{path[-1]}`" in error.what
 
 
@@ -251,7 +299,7 @@ def backwards(value: Value) -> Value:
 
 
 def test_two_spellings_of_one_plan_have_one_hash() -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     reordered = backwards(tree)
     assert isinstance(reordered, dict)
     spaced = b"# a remark\n\n" + toml_of(tree).replace(b", ", b" ,\t")
@@ -259,7 +307,7 @@ def test_two_spellings_of_one_plan_have_one_hash() -> None:
 
 
 def test_a_table_written_at_length_has_the_same_hash() -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     plan = tree.pop("plan")
     text = b'[plan]\nrun = "a"\nname = "blobs"\nformat = 0x1\n'
     assert plan_hash(parse_plan(toml_of(tree) + text)) == hash_of(
@@ -277,45 +325,69 @@ def test_a_table_written_at_length_has_the_same_hash() -> None:
         (("training", "threads"), 1),
         (("rounds", "quorum"), "all"),
         (("rounds", "evaluate_every"), 50),
-        (("rounds",), {}),
+        (("admission", "life_seconds"), 43_200),
+        (("admission", "rounds"), 100_000),
+        (("admission", "custodian_silence_seconds"), 3600),
+        (("admission",), {}),
         (("party", 1, "admit"), "attested"),
         (("task", "options"), {}),
         (("policy", "server", "sgx"), []),
     ],
 )
 def test_a_default_spelt_out_has_the_same_hash(path: Path, default: Value) -> None:
-    said = put(plan_tree(), path, default)
+    said = put(whole_tree(), path, default)
     unsaid = take(deepcopy(said), path)
     assert hash_of(said) == hash_of(unsaid)
 
 
+@pytest.mark.parametrize("default", [{}, {"quorum": "all", "evaluate_every": 50}])
+def test_rounds_may_be_left_out_where_all_are_attested(default: Value) -> None:
+    said = put(plan_tree(), ("rounds",), default)
+    assert hash_of(said) == hash_of(take(deepcopy(said), ("rounds",)))
+
+
+def test_the_canonical_form_names_every_key_and_its_version() -> None:
+    plan = parse_plan(toml_of(plan_tree()))
+    form = ["cloister/plan/2", msgspec.to_builtins(plan)]
+    assert form[1]["predecessor"] is None
+    assert [party["platforms"] for party in form[1]["party"]] == [None] * 3
+    assert form[1]["rounds"]["tolerated_colluders"] is None
+    assert form[1]["admission"] == {
+        "life_seconds": 43_200,
+        "rounds": 100_000,
+        "custodian_silence_seconds": 3600,
+    }
+    encoded = cbor2.dumps(form, canonical=True)
+    assert plan_hash(plan) == hashlib.sha256(encoded).digest()
+
+
 def test_a_whole_rate_may_be_written_without_a_point() -> None:
     path: Path = ("training", "optimizer", "learning_rate")
-    assert hash_of(put(plan_tree(), path, 1)) == hash_of(put(plan_tree(), path, 1.0))
+    assert hash_of(put(whole_tree(), path, 1)) == hash_of(put(whole_tree(), path, 1.0))
 
 
 @pytest.mark.parametrize("path", changeable())
 def test_any_changed_value_changes_the_hash(path: Path) -> None:
-    tree = plan_tree()
-    changed = put(plan_tree(), path, other_value(path, at(tree, path)))
+    tree = whole_tree()
+    changed = put(whole_tree(), path, other_value(path, at(tree, path)))
     assert hash_of(changed) != hash_of(tree)
 
 
 def test_the_roots_change_the_hash() -> None:
-    assert hash_of(plan_tree()) != hash_of(
-        plan_tree(root="simulated:sha256:" + 64 * "b")
+    assert hash_of(whole_tree()) != hash_of(
+        whole_tree(root="simulated:sha256:" + 64 * "b")
     )
 
 
 def test_options_of_different_type_are_different_plans() -> None:
     path: Path = ("task", "options", "features")
     values: list[Value] = [1, 1.0, True, "1", 0, False, "true", 2**70]
-    hashes = {hash_of(put(plan_tree(), path, value)) for value in values}
+    hashes = {hash_of(put(whole_tree(), path, value)) for value in values}
     assert len(hashes) == len(values)
 
 
 def test_the_order_of_parties_belongs_to_the_plan() -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     parties = tree["party"]
     assert isinstance(parties, list)
     before = hash_of(tree)
@@ -326,7 +398,7 @@ def test_the_order_of_parties_belongs_to_the_plan() -> None:
 @given(st.data())
 def test_the_hash_tells_any_two_different_plans_apart(data: st.DataObject) -> None:
     paths = data.draw(st.lists(st.sampled_from(changeable()), min_size=1, unique=True))
-    first, second = plan_tree(), plan_tree()
+    first, second = whole_tree(), whole_tree()
     for path in paths:
         which = data.draw(st.sampled_from([first, second]))
         put(which, path, other_value(path, at(which, path)))
@@ -339,28 +411,34 @@ def parties_of(tree: Tree) -> list[Value]:
     return parties
 
 
+def tables_of(tree: Tree, key: str) -> Tree:
+    table = tree[key]
+    assert isinstance(table, dict)
+    return table
+
+
 def test_a_plan_without_a_server_is_refused() -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     del parties_of(tree)[0]
-    assert refusal(tree).got == "0 servers and 2 workers"
+    assert refusal(tree).got == "0 servers and 3 workers"
 
 
 def test_a_plan_with_two_servers_is_refused() -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     key = "ed25519:" + 64 * "9"
     parties_of(tree).append({"name": "second", "role": "server", "key": key})
-    assert refusal(tree).got == "2 servers and 2 workers"
+    assert refusal(tree).got == "2 servers and 3 workers"
 
 
 def test_a_plan_without_workers_is_refused() -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     del parties_of(tree)[1:]
     assert refusal(tree).code == "parties-invalid"
 
 
 @pytest.mark.parametrize("what", ["name", "key", "data"])
 def test_parties_may_share_neither_name_nor_key_nor_data(what: str) -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     put(tree, ("party", 2, what), at(tree, ("party", 1, what)))
     error = refusal(tree)
     assert error.code == "parties-repeat"
@@ -368,8 +446,8 @@ def test_parties_may_share_neither_name_nor_key_nor_data(what: str) -> None:
 
 
 def test_a_worker_needs_data_and_a_server_has_none() -> None:
-    without = take(plan_tree(), ("party", 1, "data"))
-    beside = put(plan_tree(), ("party", 0, "data"), "sha256:" + 64 * "a")
+    without = take(whole_tree(), ("party", 1, "data"))
+    beside = put(whole_tree(), ("party", 0, "data"), "sha256:" + 64 * "a")
     for tree, party in ((without, "alice"), (beside, "aggregator")):
         error = refusal(tree)
         assert error.code == "party-data"
@@ -380,7 +458,7 @@ def test_a_worker_needs_data_and_a_server_has_none() -> None:
     "key", ["", "ed25519:", "ed25519:" + 63 * "a", "ed25519:" + 64 * "A", "rsa:1"]
 )
 def test_a_malformed_party_key_is_refused(key: str) -> None:
-    assert refusal(put(plan_tree(), ("party", 1, "key"), key)).code == (
+    assert refusal(put(whole_tree(), ("party", 1, "key"), key)).code == (
         "party-key-invalid"
     )
 
@@ -389,45 +467,130 @@ def test_a_malformed_party_key_is_refused(key: str) -> None:
     "recipient", ["", "age1", "age1" + 57 * "q", "age1" + 58 * "b", "ssh-ed25519 A"]
 )
 def test_a_malformed_recipient_is_refused(recipient: str) -> None:
-    error = refusal(put(plan_tree(), ("model", "recipients", 0), recipient))
+    error = refusal(put(whole_tree(), ("model", "recipients", 0), recipient))
     assert error.code == "recipient-invalid"
 
 
 @pytest.mark.parametrize("other", ["hardware", "simulated:sha256:" + 64 * "b"])
 def test_a_plan_cannot_mix_trust_roots(other: str) -> None:
-    tree = put(plan_tree(), ("policy", "worker", "root"), other)
+    tree = put(whole_tree(), ("policy", "worker", "root"), other)
     error = refusal(put(tree, ("policy", "worker", "platforms"), "any"))
     assert error.code == "roots-mixed"
     assert other in error.got
 
 
+@pytest.mark.parametrize("role", ["server", "worker"])
+def test_a_plan_cannot_accept_legacy_certificates(role: str) -> None:
+    tree = put(whole_tree(), ("policy", role, "legacy_certificates"), "accepted")
+    error = refusal(tree)
+    assert error.code == "policy-ignored"
+    assert role in error.what
+
+
+def test_the_server_is_always_attested() -> None:
+    error = refusal(put(whole_tree(), ("party", 0, "admit"), "identity"))
+    assert error.code == "party-admit"
+    assert "aggregator" in error.what
+
+
+def test_a_worker_by_identity_makes_the_plan_say_how_many_may_collude() -> None:
+    tree = take(whole_tree(), ("rounds", "tolerated_colluders"))
+    error = refusal(tree)
+    assert error.code == "colluders-missing"
+    assert "carol" in error.what
+    assert "alice" not in error.what
+    assert refusal(take(tree, ("rounds",))).code == "colluders-missing"
+
+
+@pytest.mark.parametrize("colluders", [0, 1, 5])
+def test_colluders_are_not_stated_where_everybody_is_attested(colluders: int) -> None:
+    tree = put(plan_tree(), ("rounds", "tolerated_colluders"), colluders)
+    assert refusal(tree).code == "colluders-unused"
+
+
+@pytest.mark.parametrize("workers", range(1, 6))
+@pytest.mark.parametrize("by_key", [1, 2, 3])
+def test_two_updates_at_least_stay_hidden_from_the_tolerated_colluders(
+    workers: int, by_key: int
+) -> None:
+    names = ["alice", "bob", "carol", "dave", "erin"][:workers]
+    tree = plan_tree()
+    del parties_of(tree)[workers + 1 :]
+    for name in names[2:]:
+        add_worker(tree, name)
+    for colluders in range(7):
+        changed = by_identity(deepcopy(tree), *names[:by_key], colluders=colluders)
+        if workers - colluders >= 2:
+            assert parse_plan(toml_of(changed)).rounds.tolerated_colluders == colluders
+        else:
+            error = refusal(changed)
+            assert error.code == "colluders-too-many"
+            assert f"at least {colluders + 2} workers" in error.expected
+
+
+def test_a_policy_for_workers_is_missing_where_one_is_attested() -> None:
+    error = refusal(take(whole_tree(), ("policy", "worker")))
+    assert error.code == "policy-missing"
+    assert "alice, bob" in error.what
+    assert "carol" not in error.what
+
+
+def test_a_policy_that_nobody_is_held_to_is_refused() -> None:
+    tree = whole_tree()
+    policy = at(tree, ("policy", "worker"))
+    by_identity(tree, "alice", "bob")
+    assert "worker" not in tables_of(tree, "policy")
+    assert refusal(put(tree, ("policy", "worker"), policy)).code == "policy-unused"
+
+
+def test_a_plan_without_attested_workers_has_no_policy_for_them() -> None:
+    plan = parse_plan(toml_of(by_identity(plan_tree(), "alice", "bob")))
+    assert plan.policy.worker is None
+    assert plan.policy_for("server") is plan.policy.server
+    assert plan.simulated
+    with pytest.raises(ConfigError) as caught:
+        plan.policy_for("worker")
+    assert caught.value.code == "policy-missing"
+
+
+def test_how_a_worker_is_admitted_changes_the_hash() -> None:
+    before = by_identity(plan_tree(), "alice")
+    assert hash_of(before) != hash_of(by_identity(deepcopy(before), "bob"))
+
+
+def test_no_run_goes_on_from_beyond_its_end() -> None:
+    path: Path = ("predecessor", "round")
+    parse_plan(toml_of(put(whole_tree(), path, 12)))
+    assert refusal(put(whole_tree(), path, 13)).code == "predecessor-round"
+
+
 def test_a_plan_on_hardware_is_not_simulated() -> None:
-    assert not parse_plan(toml_of(plan_tree(root="hardware"))).simulated
+    assert not parse_plan(toml_of(whole_tree(root="hardware"))).simulated
 
 
 def test_a_policy_that_accepts_nothing_is_refused() -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     for tee in ("sgx", "tdx"):
         take(tree, ("policy", "server", tee))
     assert refusal(tree).code == "policy-empty"
 
 
 def test_a_warmup_longer_than_the_training_is_refused() -> None:
-    tree = put(plan_tree(), ("training", "schedule", "warmup_rounds"), 13)
+    tree = put(whole_tree(), ("training", "schedule", "warmup_rounds"), 13)
     assert refusal(tree).code == "warmup-too-long"
 
 
 def test_an_oversized_plan_is_refused_before_it_is_parsed() -> None:
     assert refusal(b"#" * (MAX_FILE_BYTES + 1)).code == "file-too-large"
-    padding = b"#" * (MAX_FILE_BYTES - len(toml_of(plan_tree())))
-    parse_plan(toml_of(plan_tree()) + padding)
+    padding = b"#" * (MAX_FILE_BYTES - len(toml_of(whole_tree())))
+    parse_plan(toml_of(whole_tree()) + padding)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         b"\xff\xfe",
-        toml_of(plan_tree()) + b"# \xc3\x28\n",
+        toml_of(whole_tree()) + b"# \xc3\x28\n",
         b"[plan",
         b"plan = 1\nplan = 2",
         b"a = " + b"[" * 10_000,
@@ -467,7 +630,7 @@ TOML_VALUES = st.recursive(
     st.lists(
         st.tuples(
             st.sampled_from(
-                [p for p, _ in leaves(plan_tree())] + tables(plan_tree())[1:]
+                [p for p, _ in leaves(whole_tree())] + tables(whole_tree())[1:]
             ),
             TOML_VALUES,
         ),
@@ -478,7 +641,7 @@ TOML_VALUES = st.recursive(
 def test_no_value_in_any_place_raises_anything_but_a_config_error(
     changes: list[tuple[Path, Value]],
 ) -> None:
-    tree = plan_tree()
+    tree = whole_tree()
     for path, value in changes:
         try:
             put(tree, path, value)
@@ -488,11 +651,11 @@ def test_no_value_in_any_place_raises_anything_but_a_config_error(
         plan_hash(parse_plan(toml_of(tree)))
 
 
-@given(st.integers(0, len(toml_of(plan_tree())) - 1), st.binary(max_size=3))
+@given(st.integers(0, len(toml_of(whole_tree())) - 1), st.binary(max_size=3))
 def test_no_damaged_plan_raises_anything_but_a_config_error(
     at_byte: int, damage: bytes
 ) -> None:
-    text = toml_of(plan_tree())
+    text = toml_of(whole_tree())
     with contextlib.suppress(ConfigError):
         parse_plan(text[:at_byte] + damage + text[at_byte + 1 :])
 
@@ -513,7 +676,7 @@ def test_a_directory_is_no_plan(tmp_path_factory: pytest.TempPathFactory) -> Non
 
 
 def test_every_refusal_is_a_single_line() -> None:
-    error: CloisterError = refusal(put(plan_tree(), ("plan", "name"), "a\nb"))
+    error: CloisterError = refusal(put(whole_tree(), ("plan", "name"), "a\nb"))
     assert "\n" not in str(error)
 
 
@@ -521,3 +684,98 @@ def dotted(path: Path) -> str:
     """Returns a path as messages show it: ``party[0].key``."""
     text = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in path)
     return text.removeprefix(".")
+
+
+# A party's own machines.
+
+THEIRS, OTHERS = 32 * "1", 32 * "9"
+OF_ALICE: Path = ("party", 1, "platforms")
+
+
+def pinned(*platforms: str, path: Path = OF_ALICE) -> Tree:
+    return put(plan_tree(), path, list(platforms))
+
+
+def test_a_party_is_judged_by_its_roles_policy_on_its_own_machines() -> None:
+    plan = parse_plan(toml_of(pinned(THEIRS)))
+    worker = plan.policy_for("worker")
+    assert worker.platforms is None
+    assert plan.policy_of("alice") == msgspec.structs.replace(
+        worker, platforms=(THEIRS,)
+    )
+    assert plan.policy_of("bob") is worker
+    assert plan.policy_of("aggregator") is plan.policy.server
+    assert [party.name for party in plan.unpinned] == ["aggregator", "bob"]
+
+
+def test_the_servers_machines_can_be_named_as_well() -> None:
+    plan = parse_plan(toml_of(pinned(THEIRS, path=("party", 0, "platforms"))))
+    assert plan.policy_of("aggregator").platforms == (THEIRS,)
+    assert plan.policy_for("server").platforms is None
+
+
+def test_machines_are_part_of_the_hash() -> None:
+    hashes = {
+        hash_of(tree)
+        for tree in (
+            plan_tree(),
+            pinned(THEIRS),
+            pinned(OTHERS),
+            pinned(THEIRS, OTHERS),
+        )
+    }
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize(
+    "platforms",
+    [
+        [],
+        [""],
+        [31 * "1"],
+        [33 * "1"],
+        [32 * "A"],
+        [32 * "g"],
+        ["any"],
+        [THEIRS + "\n"],
+        [THEIRS, "0x" + 30 * "1"],
+    ],
+)
+def test_what_names_no_machine_is_refused(platforms: list[Value]) -> None:
+    assert refusal(put(plan_tree(), OF_ALICE, platforms)).code == "party-platforms"
+
+
+def test_any_machine_is_said_by_naming_none() -> None:
+    assert refusal(put(plan_tree(), OF_ALICE, "any")).code == "value-invalid"
+
+
+def test_machines_of_a_party_without_evidence_would_be_ignored() -> None:
+    tree = by_identity(plan_tree(), "alice")
+    assert refusal(put(tree, OF_ALICE, [THEIRS])).code == "party-platforms"
+
+
+def test_no_evidence_is_judged_of_a_party_that_gives_none() -> None:
+    plan = parse_plan(toml_of(by_identity(plan_tree(), "alice")))
+    assert plan.policy_of("bob") is plan.policy_for("worker")
+    assert [party.name for party in plan.unpinned] == ["aggregator", "bob"]
+    with pytest.raises(ConfigError) as caught:
+        plan.policy_of("alice")
+    assert caught.value.code == "policy-missing"
+
+
+def test_a_partys_machines_are_some_of_those_that_its_policy_lists() -> None:
+    listed = put(pinned(THEIRS), ("policy", "worker", "platforms"), [OTHERS])
+    error = refusal(listed)
+    assert (error.code, error.got) == ("platforms-unlisted", THEIRS)
+    put(listed, ("policy", "worker", "platforms"), [OTHERS, THEIRS])
+    plan = parse_plan(toml_of(listed))
+    assert plan.policy_of("alice").platforms == (THEIRS,)
+    assert plan.policy_of("bob").platforms == (OTHERS, THEIRS)
+    assert [party.name for party in plan.unpinned] == ["aggregator"]
+
+
+def test_on_hardware_a_party_narrows_a_policy_that_accepts_any_machine() -> None:
+    tree = put(plan_tree(root="hardware"), OF_ALICE, [THEIRS])
+    plan = parse_plan(toml_of(tree))
+    assert plan.policy_of("alice").platforms == (THEIRS,)
+    assert [party.name for party in plan.unpinned] == ["aggregator", "bob"]

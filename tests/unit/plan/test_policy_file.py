@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.support.plan_tree import by_identity, plan_tree, toml_of
 from tests.unit.attestation.example_policies import (
     FULL,
     OPEN,
@@ -82,3 +83,11 @@ def test_a_file_that_is_no_policy_is_refused(
 
 def test_a_missing_file_is_refused_and_never_guessed(tmp_path: Path) -> None:
     assert code_of(tmp_path / "policy.toml") == "file-unreadable"
+
+
+def test_a_plan_without_attested_workers_holds_the_servers_policy(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_bytes(toml_of(by_identity(plan_tree(), "alice", "bob")))
+    assert list(read_policy_file(path, root="hardware").policies) == ["server"]

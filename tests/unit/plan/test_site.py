@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.support.plan_tree import Path as Place
 from tests.support.plan_tree import Tree, Value, leaves, put, take, toml_of
 
@@ -20,18 +17,14 @@ def site_tree() -> Tree:
     return {
         "party": "alice",
         "patience_seconds": 2.5,
-        "platform": {
-            "kind": "simulated-tdx",
-            "directory": "platform",
-            "trust_root": "../root.der",
-        },
-        "collateral": {"directory": "../collateral"},
+        "platform": {"kind": "simulated-tdx", "directory": "platform"},
+        "collateral": {"directory": "../collateral", "trust_root": "../root.der"},
         "addresses": {
             "enrolment": "server.example:7001",
             "training": "[2001:db8::1]:7002",
         },
         "paths": {"runs": "runs", "data": "data"},
-        "custodian": {"insecure_local_key": "party.pem"},
+        "custodian": {"address": "custodian.example:7003"},
     }
 
 
@@ -111,7 +104,9 @@ def test_a_value_of_a_wrong_type_is_named(
         (("platform", "directory"), ""),
         (("platform", "directory"), "a\0b"),
         (("paths", "runs"), "r" * 4097),
-        (("custodian", "insecure_local_key"), "\0"),
+        (("platform", "kind"), "simulated"),
+        (("collateral", "trust_root"), "\0"),
+        (("custodian", "party_key"), ""),
     ],
 )
 def test_a_value_out_of_its_range_is_refused(
@@ -128,51 +123,59 @@ def test_both_ports_cannot_have_one_address(write: Write) -> None:
     assert caught.value.code == "address-repeats"
 
 
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("127.0.0.1:1", "127.0.0.1", 1),
-        ("localhost:65535", "localhost", 65535),
-        ("[::1]:80", "[::1]", 80),
-        ("a-b.example:00080", "a-b.example", 80),
-    ],
-)
-def test_an_address_is_host_and_port(text: str, host: str, port: int) -> None:
-    assert parse_address(text) == Address(host, port)
-    assert str(parse_address(text)) == f"{host}:{port}"
+SIMULATED_WITHOUT: list[Tree] = [{"kind": "simulated-sgx"}, {"kind": "simulated-tdx"}]
+REAL_WITH: list[Tree] = [
+    {"kind": "gramine", "directory": "platform"},
+    {"kind": "tdx", "directory": "platform"},
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        ":80",
-        "host",
-        "host:",
-        "host:0",
-        "host:65536",
-        "host:-1",
-        "host:1e3",
-        "host:٣",
-        "::1:80",
-        "[::1]",
-        "[::1:80",
-        "a b:80",
-        "host:80\n",
-        "http://host:80",
-        "host:80/path",
-        "h" * 254 + ":80",
-        "user@host:80",
-    ],
-)
-def test_what_is_no_address_is_refused(text: str) -> None:
+@pytest.mark.parametrize("platform", [*SIMULATED_WITHOUT, *REAL_WITH])
+def test_only_a_simulated_platform_has_a_directory(
+    write: Write, platform: Tree
+) -> None:
+    assert code_of(write(put(site_tree(), ("platform",), platform))) == (
+        "platform-directory"
+    )
+
+
+@pytest.mark.parametrize("kind", ["gramine", "tdx"])
+def test_a_real_platform_needs_neither_directory_nor_root(
+    write: Write, kind: str
+) -> None:
+    tree = put(site_tree(), ("platform",), {"kind": kind})
+    site = read_site(write(take(tree, ("collateral", "trust_root"))))
+    assert site.platform is not None
+    assert site.platform.directory is None
+    assert site.collateral.trust_root is None
+
+
+def test_a_node_known_by_its_partys_key_has_no_platform(write: Write) -> None:
+    tree = put(site_tree(), ("custodian", "party_key"), "party-key.pem")
+    site = read_site(write(take(tree, ("platform",))))
+    assert site.platform is None
+    assert site.custodian.party_key == "party-key.pem"
+
+
+def test_a_node_proves_itself_in_exactly_one_way(write: Write) -> None:
+    both = put(site_tree(), ("custodian", "party_key"), "party-key.pem")
+    for tree, got in ((both, "both"), (take(site_tree(), ("platform",)), "neither")):
+        with pytest.raises(ConfigError) as caught:
+            read_site(write(tree))
+        assert (caught.value.code, caught.value.got) == ("site-proof", got)
+
+
+def test_a_custodians_address_is_checked(write: Write) -> None:
+    tree = put(site_tree(), ("custodian", "address"), "custodian.example")
+    assert code_of(write(tree)) == "address-invalid"
+
+
+def test_the_key_of_a_party_has_no_place_under_its_old_name(write: Write) -> None:
+    tree = put(site_tree(), ("custodian", "insecure_local_key"), "party-key.pem")
+    assert code_of(write(tree)) == "key-unknown"
+
+
+def code_of(path: Path) -> str:
     with pytest.raises(ConfigError) as caught:
-        parse_address(text)
-    assert caught.value.code == "address-invalid"
-    assert caught.value.expected == "HOST:PORT with a port from 1 to 65535"
-
-
-@given(st.text(max_size=300))
-def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
-    with contextlib.suppress(ConfigError):
-        parse_address(text)
+        read_site(path)
+    return caught.value.code

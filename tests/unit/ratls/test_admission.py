@@ -2,129 +2,35 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from tests.support.federation_in_memory import START, Federation, HandClock
+from tests.support.federation_in_memory import START
 
-from cloister.attestation.policy import Verdict
-from cloister.errors import VerificationError
-from cloister.plan.plan import Role
-from cloister.ratls.admission import AdmissionTable, AttestedPeer, new_authority
+from cloister.ratls.admission import new_authority
+from cloister.ratls.admission_table import Peer
+from cloister.ratls.certificate import SIGNATURES_ONLY
 from cloister.ratls.identity import new_identity, spki_of
+from cloister.ratls.proofs import Identified
 
 LIFE = timedelta(hours=1)
 
 
-@pytest.fixture(scope="module")
-def verdict(federation: Federation) -> Verdict:
-    node = federation.node("alice")
-    data = bytes(range(64))
-    return node.appraise(
-        node.platform.quote(data), role="worker", expected_report_data=data
-    )
-
-
-@pytest.fixture
-def table(clock: HandClock) -> AdmissionTable:
-    return AdmissionTable(clock)
-
-
-def peer_of(
-    verdict: Verdict, *, party: str = "alice", epoch: int = 1, role: Role = "worker"
-) -> AttestedPeer:
+def peer(*, party: str = "alice", epoch: int = 1) -> Peer:
     identity = new_identity()
-    return AttestedPeer(
-        role=role,
+    return Peer(
+        role="worker",
         party=party,
         epoch=epoch,
         tls_key=identity.tls_spki,
         encryption_key=identity.encryption_public,
-        verdict=verdict,
+        standing=Identified(party_key="ed25519:" + 64 * "0"),
     )
 
 
-def refusal(table: AdmissionTable, peer: AttestedPeer) -> str:
-    with pytest.raises(VerificationError) as caught:
-        table.check(peer.tls_key)
-    return caught.value.code
-
-
-def test_an_admitted_key_speaks_for_its_party(
-    table: AdmissionTable, verdict: Verdict
-) -> None:
-    alice, bob = peer_of(verdict), peer_of(verdict, party="bob")
-    table.admit(alice, expires_at=START + LIFE)
-    table.admit(bob, expires_at=START + LIFE)
-    assert table.check(alice.tls_key) is alice
-    assert table.check(bob.tls_key) is bob
-    assert table.parties() == (alice, bob)
-
-
-def test_a_key_nobody_admitted_is_refused(
-    table: AdmissionTable, verdict: Verdict
-) -> None:
-    assert refusal(table, peer_of(verdict)) == "not-admitted"
-    assert table.parties() == ()
-
-
-def test_an_admission_lapses_to_the_second(
-    table: AdmissionTable, verdict: Verdict, clock: HandClock
-) -> None:
-    alice = peer_of(verdict)
-    table.admit(alice, expires_at=START + LIFE)
-    clock.forward(LIFE - timedelta(microseconds=1))
-    assert table.check(alice.tls_key) is alice
-    clock.forward(timedelta(microseconds=1))
-    assert refusal(table, alice) == "admission-lapsed"
-
-
-def test_a_newer_node_puts_the_older_one_out_at_once(
-    table: AdmissionTable, verdict: Verdict
-) -> None:
-    older, newer = peer_of(verdict), peer_of(verdict, epoch=2)
-    table.admit(older, expires_at=START + LIFE)
-    table.admit(newer, expires_at=START + LIFE)
-    assert refusal(table, older) == "not-admitted"
-    assert table.parties() == (newer,)
-
-
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_an_epoch_that_is_not_newer_is_refused(
-    table: AdmissionTable, verdict: Verdict, epoch: int
-) -> None:
-    current = peer_of(verdict, epoch=2)
-    table.admit(current, expires_at=START + LIFE)
-    with pytest.raises(VerificationError) as caught:
-        table.admit(peer_of(verdict, epoch=epoch), expires_at=START + LIFE)
-    assert caught.value.code == "epoch-old"
-    assert table.parties() == (current,)
-
-
-def test_an_old_epoch_is_refused_even_after_the_newer_one_lapsed(
-    table: AdmissionTable, verdict: Verdict, clock: HandClock
-) -> None:
-    table.admit(peer_of(verdict, epoch=5), expires_at=START + LIFE)
-    clock.forward(2 * LIFE)
-    with pytest.raises(VerificationError, match="old epoch"):
-        table.check_epoch("worker", "alice", 4)
-
-
-def test_epochs_are_counted_for_each_party_and_role(
-    table: AdmissionTable, verdict: Verdict
-) -> None:
-    table.admit(peer_of(verdict, epoch=9), expires_at=START + LIFE)
-    table.admit(peer_of(verdict, party="bob"), expires_at=START + LIFE)
-    table.check_epoch("server", "alice", 1)
-    assert len(table.parties()) == 2
-
-
-def test_an_admission_certificate_is_for_a_client_and_nothing_else(
-    verdict: Verdict,
-) -> None:
+def test_an_admission_certificate_is_for_a_client_and_nothing_else() -> None:
     authority = new_authority(at=START, life=timedelta(days=30))
-    alice = peer_of(verdict, epoch=7)
+    alice = peer(epoch=7)
     der = authority.issue(alice, at=START, expires_at=START + LIFE)
     certificate = x509.load_der_x509_certificate(der)
     certificate.verify_directly_issued_by(authority.certificate)
@@ -137,7 +43,9 @@ def test_an_admission_certificate_is_for_a_client_and_nothing_else(
     assert set(extensions) == {
         x509.BasicConstraints.oid,
         x509.ExtendedKeyUsage.oid,
+        x509.KeyUsage.oid,
     }
+    assert extensions[x509.KeyUsage.oid].value == SIGNATURES_ONLY
     assert all(e.critical for e in extensions.values())
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
     assert list(usage.value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -146,9 +54,18 @@ def test_an_admission_certificate_is_for_a_client_and_nothing_else(
     assert certificate.not_valid_after_utc == START + LIFE
 
 
-def test_the_longest_name_still_fits_a_certificate(verdict: Verdict) -> None:
+def test_tls_libraries_whose_host_is_hours_behind_accept_both_certificates() -> None:
+    authority = new_authority(at=START, life=LIFE)
+    der = authority.issue(peer(), at=START, expires_at=START + LIFE)
+    client = x509.load_der_x509_certificate(der)
+    for made in (authority.certificate, client):
+        assert made.not_valid_before_utc == START - timedelta(days=1)
+        assert made.not_valid_after_utc == START + LIFE
+
+
+def test_the_longest_name_still_fits_a_certificate() -> None:
     authority = new_authority(at=START, life=timedelta(days=30))
-    longest = peer_of(verdict, party="a" * 32, epoch=2**53)
+    longest = peer(party="a" * 32, epoch=2**53)
     authority.issue(longest, at=START, expires_at=START + LIFE)
 
 

@@ -21,21 +21,35 @@ from tests.support.federation_in_memory import START, Federation
 from cloister.attestation.evidence import parse_evidence
 from cloister.errors import AppraisalError, VerificationError
 from cloister.ratls.certificate import (
+    BACKDATED,
     CLOCK_TOLERANCE,
     EVIDENCE_OID,
     EVIDENCE_TAG,
     MAX_CERTIFICATE_BYTES,
     SERVER_NAME,
+    SIGNATURES_ONLY,
     EvidenceCertificate,
     make_certificate,
     parse_certificate,
 )
-from cloister.ratls.enrolment import ClientEnrolment
+from cloister.ratls.client_enrolment import ClientEnrolment
 from cloister.ratls.identity import new_identity, spki_of
 from cloister.ratls.node import Node
 
 LIFE = timedelta(days=1)
 STRANGER = new_identity()
+
+SIGNING_OTHERS = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 # Damaged certificates make the library complain of serial numbers below one.
 pytestmark = pytest.mark.filterwarnings(
@@ -62,6 +76,8 @@ class Draft:
     evidence: bytes
     ca: bool | None = False
     usages: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.SERVER_AUTH,)
+    key_usage: x509.KeyUsage | None = SIGNATURES_ONLY
+    key_usage_critical: bool = True
     evidence_critical: bool = False
     evidence_oids: tuple[x509.ObjectIdentifier, ...] = (EVIDENCE_OID,)
     issuer: str = SERVER_NAME
@@ -83,6 +99,10 @@ class Draft:
         if self.usages:
             builder = builder.add_extension(
                 x509.ExtendedKeyUsage(self.usages), critical=True
+            )
+        if self.key_usage is not None:
+            builder = builder.add_extension(
+                self.key_usage, critical=self.key_usage_critical
             )
         for oid in self.evidence_oids:
             builder = builder.add_extension(
@@ -175,7 +195,7 @@ def test_every_flipped_bit_of_its_quote_is_refused_however_well_it_is_signed(
         with pytest.raises(VerificationError):
             client.appraise(
                 certificate.unverified_quote,
-                role="server",
+                party="aggregator",
                 expected_report_data=certificate.expected_report_data,
             )
 
@@ -247,6 +267,9 @@ def test_a_key_of_another_curve_is_refused(draft: Draft) -> None:
             )
         },
         {"usages": (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)},
+        {"key_usage": None},
+        {"key_usage_critical": False},
+        {"key_usage": SIGNING_OTHERS},
     ],
 )
 def test_any_other_role_is_refused(draft: Draft, change: dict[str, object]) -> None:
@@ -357,10 +380,18 @@ def test_a_certificate_lives_as_long_as_it_says(der: bytes) -> None:
 def test_a_certificate_from_the_future_is_refused_beyond_the_tolerance(
     der: bytes,
 ) -> None:
-    parse_certificate(der, at=START - CLOCK_TOLERANCE)
+    earliest = START - BACKDATED - CLOCK_TOLERANCE
+    parse_certificate(der, at=earliest)
     with pytest.raises(VerificationError) as caught:
-        parse_certificate(der, at=START - 3 * CLOCK_TOLERANCE)
+        parse_certificate(der, at=earliest - timedelta(seconds=1))
     assert caught.value.code == "certificate-not-yet-valid"
+
+
+def test_tls_libraries_whose_host_is_hours_behind_accept_a_certificate(
+    der: bytes,
+) -> None:
+    made = x509.load_der_x509_certificate(der)
+    assert made.not_valid_before_utc == START - timedelta(days=1)
 
 
 def test_a_certificate_of_a_worker_does_not_make_a_server(

@@ -1,256 +1,78 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import TypeAlias, TypeVar
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
 
 import grpc
 import pytest
-from tests.support.addresses import free_addresses
-from tests.support.federation_in_memory import START, Federation, rewarranted
-from tests.support.meeting import CERTIFICATE_LIFE
-from tests.support.open_server import open_server
-from tests.support.running import Run
-from typing_extensions import override
+from tests.support.enrolment_port import (
+    EnrolmentPort,
+    enrolment_port,
+    raw_call,
+    raw_channel,
+)
+from tests.support.federation_in_memory import Federation, quoting, rewarranted
+from tests.support.plan_tree import measurement_of
+from tests.support.running import Run, until
 
-from cloister.errors import CloisterError, ProtocolError, RefusedByPeer
-from cloister.plan.site import Address
-from cloister.ratls import enrolment_service
-from cloister.ratls.admission import AdmissionTable, new_authority
-from cloister.ratls.certificate import make_certificate
+from cloister.errors import PeerInTrouble, RefusedByPeer
+from cloister.ratls.certificate import SERVER_NAME
 from cloister.ratls.challenge import (
     MAX_MESSAGE_BYTES,
     Admission,
-    Answer,
-    ClientProof,
-    Hello,
+    Challenge,
+    Message,
     Refusal,
-    decode_from_client,
+    decode_from_server,
     decode_message,
     encode_message,
 )
-from cloister.ratls.channels import (
-    enrolment_credentials,
-    listen,
-    open_channel,
-    server_options,
-)
-from cloister.ratls.enrolment import ServerEnrolment
-from cloister.ratls.enrolment_service import METHOD, Call, describe_peer, enrol
+from cloister.ratls.client_enrolment import ClientEnrolment
+from cloister.ratls.enrolling import enrol
+from cloister.ratls.enrolment_service import METHOD, describe_peer
+from cloister.ratls.exchange import Call
 from cloister.ratls.insecure_fetch import fetch_unverified_certificate
+from cloister.ratls.limits import Limits
 from cloister.ratls.node import Node
+from cloister.ratls.refusal_log import TOLD_PER_MINUTE
 
-Reply = Callable[[bytes], bytes | None]
 UnaryUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
-Message = TypeVar("Message", Hello, Answer, ClientProof)
+ADMISSION = Admission(certificate=b"", expires_at=0, last_round=1)
+# A client that is in no hurry, to a server that is.
+HURRIED = Limits(stranger_seconds=0.2, handshake_seconds=5)
 
 
-def test_a_client_enrols_over_a_real_port(
-    run: Run, server: Node, alice: Node, tmp_path: Path
-) -> None:
-    async def story() -> None:
-        async with open_server(server, tmp_path) as port:
-            enrolled = await enrol(alice, port.enrolment)
-            assert enrolled.server.party == "aggregator"
-            assert enrolled.server.tls_key == server.identity.tls_spki
-            assert port.admitted() == [("alice", 1)]
-            [line] = port.events("peer-admitted")
-            assert line.items() >= describe_peer(port.ports.table.parties()[0]).items()
-            assert port.refusals() == []
-            assert port.files() == ["logs/aggregator.jsonl"]
-
-    run(story())
-
-
-def test_many_clients_enrol_at_once_and_each_is_admitted(
-    run: Run, federation: Federation, server: Node, tmp_path: Path
-) -> None:
-    async def story() -> None:
-        async with open_server(server, tmp_path) as port:
-            parties = ["alice", "bob"]
-            nodes = [federation.node(party) for party in parties]
-            done = await asyncio.gather(*(enrol(n, port.enrolment) for n in nodes))
-            assert len({it.admission_certificate for it in done}) == len(parties)
-            assert sorted(port.admitted()) == [("alice", 1), ("bob", 1)]
-
-    run(story())
-
-
-def test_where_nobody_listens_the_remedy_is_to_start_the_server(
-    run: Run, alice: Node
-) -> None:
-    [address] = free_addresses(1)
-    with pytest.raises(ProtocolError) as caught:
-        run(enrol(alice, address))
-    assert caught.value.code == "server-unreachable"
-    assert "Start the server" in caught.value.remedy
-
-
-class OddServer(grpc.GenericRpcHandler):
-    """An attested server that answers each message as it likes."""
-
-    def __init__(self, replies: list[Reply]) -> None:
-        self._replies = replies
-        self.heard: list[bytes] = []
-
-    @override
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        return grpc.stream_stream_rpc_method_handler(self._talk)
-
-    async def _talk(
-        self,
-        requests: AsyncIterator[bytes],
-        _: grpc.aio.ServicerContext[bytes, bytes],
-    ) -> AsyncIterator[bytes]:
-        for reply in self._replies:
-            self.heard.append(await anext(requests))
-            answer = reply(self.heard[-1])
-            if answer is None:
-                return
-            yield answer
-        async for message in requests:
-            self.heard.append(message)
-
-
-@asynccontextmanager
-async def odd_server(
-    node: Node, replies: list[Reply]
-) -> AsyncIterator[tuple[Address, OddServer]]:
-    certificate = make_certificate(
-        node.identity, node.platform, at=START, life=CERTIFICATE_LIFE
-    )
-    [address] = free_addresses(1)
-    handler = OddServer(replies)
-    server = grpc.aio.server(options=server_options(2 * MAX_MESSAGE_BYTES))
-    server.add_generic_rpc_handlers((handler,))
-    listen(server, address, enrolment_credentials(node.identity, certificate))
-    await server.start()
-    try:
-        yield address, handler
-    finally:
-        await server.stop(0)
-
-
-def honest(node: Node) -> list[Reply]:
-    """Returns the replies of a real server."""
-    side = ServerEnrolment(
-        node,
-        authority=new_authority(at=START, life=CERTIFICATE_LIFE),
-        table=AdmissionTable(node.clock),
-    )
-
-    def challenge(raw: bytes) -> bytes:
-        return encode_message(side.challenge(_read(raw, Hello)))
-
-    def prove(raw: bytes) -> bytes:
-        return encode_message(side.prove(_read(raw, Answer)))
-
-    def admit(raw: bytes) -> bytes:
-        return encode_message(side.admit(_read(raw, ClientProof))[1])
-
-    return [challenge, prove, admit]
-
-
-def _read(raw: bytes, kind: type[Message]) -> Message:
-    message: object = decode_message(raw, decode_from_client)
-    assert isinstance(message, kind)
+async def refusal_in(call: Call) -> Refusal:
+    """Returns the refusal that the server sends next."""
+    raw = await call.read()
+    assert isinstance(raw, bytes)
+    message: Message = decode_message(raw, decode_from_server)
+    assert isinstance(message, Refusal)
     return message
 
 
-def test_the_odd_server_can_be_honest(run: Run, server: Node, alice: Node) -> None:
-    async def story() -> None:
-        async with odd_server(server, honest(server)) as (address, _):
-            assert (await enrol(alice, address)).server.party == "aggregator"
-
-    run(story())
-
-
-@pytest.mark.parametrize("step", range(3))
-@pytest.mark.parametrize(
-    ("reply", "code"),
-    [
-        (lambda _: None, "message-order"),
-        (lambda _: b"", "message-malformed"),
-        (lambda _: b"\xa1\xff", "message-malformed"),
-        (lambda raw: raw, "message-malformed"),
-        (lambda _: bytes(MAX_MESSAGE_BYTES - 1), "message-malformed"),
-        (lambda _: bytes(MAX_MESSAGE_BYTES + 1), "enrolment-broken"),
-    ],
-)
-def test_a_server_that_breaks_the_protocol_gives_one_of_our_errors(
-    run: Run, server: Node, alice: Node, step: int, reply: Reply, code: str
-) -> None:
-    async def story() -> None:
-        replies = [*honest(server)[:step], reply]
-        async with odd_server(server, replies) as (address, _):
-            with pytest.raises(ProtocolError) as caught:
-                await enrol(alice, address)
-        assert caught.value.code == code
-
-    run(story())
-
-
-def test_a_message_out_of_order_is_named(run: Run, server: Node, alice: Node) -> None:
-    async def story() -> None:
-        admission = encode_message(Admission(certificate=b""))
-        async with odd_server(server, [lambda _: admission]) as (address, odd):
-            with pytest.raises(ProtocolError) as caught:
-                await enrol(alice, address)
-        assert (caught.value.expected, caught.value.got) == ("Challenge", "Admission")
-        # It was told why, before the client hung up.
-        refusal = decode_message(odd.heard[-1], decode_from_client)
-        assert isinstance(refusal, Refusal)
-        assert refusal.code == "message-order"
-
-    run(story())
-
-
-def test_a_servers_refusal_reaches_the_client_as_its_words(
+def test_whoever_is_admitted_is_told_of_in_the_log_and_to_the_server(
     run: Run, server: Node, alice: Node
 ) -> None:
     async def story() -> None:
-        words = encode_message(Refusal(code="full", what="no place\nleft"))
-        async with odd_server(server, [lambda _: words]) as (address, _):
-            with pytest.raises(RefusedByPeer) as caught:
-                await enrol(alice, address)
-        assert caught.value.code == "full"
-        assert str(caught.value) == "the server refused this node: no place left"
-
-    run(story())
-
-
-def test_a_server_that_falls_silent_is_given_up(
-    run: Run, server: Node, alice: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(enrolment_service, "HANDSHAKE_SECONDS", 0.1)
-
-    async def story() -> None:
-        # The honest first reply, and then it only listens.
-        async with odd_server(server, honest(server)[:1]) as (address, _):
-            with pytest.raises(ProtocolError) as caught:
-                await enrol(alice, address)
-        assert caught.value.code == "enrolment-broken"
-        assert "DEADLINE_EXCEEDED" in caught.value.got
-
-    run(story())
-
-
-def test_a_client_that_falls_silent_is_given_up_and_logged(
-    run: Run, server: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(enrolment_service, "HANDSHAKE_SECONDS", 0.1)
-
-    async def story() -> None:
-        async with open_server(server, tmp_path) as port:
-            async with raw_call(port.enrolment) as call:
-                assert await call.read() is grpc.aio.EOF
-            assert len(port.events("enrolment-timeout")) == 1
-            assert port.admitted() == []
+        async with enrolment_port(server) as port:
+            await enrol(alice, port.address)
+            [peer] = port.table.parties()
+            assert port.told == [peer]
+            [line] = port.log.events
+            assert line == {
+                "event": "peer-admitted",
+                "level": "info",
+                **describe_peer(peer),
+            }
+            assert line["measurements"] == {
+                "mrtd": measurement_of("worker").mrtd.hex(),
+                "rtmr0": measurement_of("worker").rtmr0.hex(),
+                "rtmr1": measurement_of("worker").rtmr1.hex(),
+                "rtmr2": measurement_of("worker").rtmr2.hex(),
+            }
 
     run(story())
 
@@ -262,19 +84,17 @@ def test_a_client_that_falls_silent_is_given_up_and_logged(
         (b"\xa1\xff", "message-malformed"),
         (b"\x81\xa7message\xa5\xff\xff\xff\xff\xff", "message-malformed"),
         (bytes(MAX_MESSAGE_BYTES), "message-malformed"),
-        (encode_message(Admission(certificate=b"")), "message-malformed"),
+        (encode_message(ADMISSION), "message-malformed"),
     ],
 )
 def test_a_client_that_talks_nonsense_is_told_so_and_logged(
-    run: Run, server: Node, tmp_path: Path, raw: bytes, code: str
+    run: Run, server: Node, raw: bytes, code: str
 ) -> None:
     async def story() -> None:
-        async with open_server(server, tmp_path) as port:
-            async with raw_call(port.enrolment) as call:
+        async with enrolment_port(server) as port:
+            async with raw_call(port.address) as call:
                 await call.write(raw)
-                answer = await call.read()
-                assert isinstance(answer, bytes)
-                assert code.encode() in answer
+                assert (await refusal_in(call)).code == code
             assert port.refusals() == [code]
             assert port.admitted() == []
 
@@ -282,11 +102,11 @@ def test_a_client_that_talks_nonsense_is_told_so_and_logged(
 
 
 def test_a_client_that_hangs_up_at_once_is_logged_and_forgotten(
-    run: Run, server: Node, tmp_path: Path
+    run: Run, server: Node
 ) -> None:
     async def story() -> None:
-        async with open_server(server, tmp_path) as port:
-            async with raw_call(port.enrolment) as call:
+        async with enrolment_port(server) as port:
+            async with raw_call(port.address) as call:
                 await call.done_writing()
                 await call.read()
             assert port.refusals() == ["message-order"]
@@ -295,13 +115,11 @@ def test_a_client_that_hangs_up_at_once_is_logged_and_forgotten(
     run(story())
 
 
-def test_no_other_method_exists_on_the_enrolment_port(
-    run: Run, server: Node, tmp_path: Path
-) -> None:
+def test_no_other_method_exists_on_the_enrolment_port(run: Run, server: Node) -> None:
     async def story() -> None:
         async with (
-            open_server(server, tmp_path) as port,
-            raw_channel(port.enrolment) as channel,
+            enrolment_port(server) as port,
+            raw_channel(port.address) as channel,
         ):
             for method in ("/cloister.Training/Receive", METHOD + "s", "/"):
                 call: UnaryUnary = channel.unary_unary(method)
@@ -312,65 +130,192 @@ def test_no_other_method_exists_on_the_enrolment_port(
     run(story())
 
 
-def test_both_sides_say_why_a_warrant_is_refused(
-    run: Run, federation: Federation, server: Node, alice: Node, tmp_path: Path
+def test_a_client_whose_warrant_is_refused_hears_a_code_and_a_line(
+    run: Run, federation: Federation, server: Node, alice: Node
 ) -> None:
     async def story() -> None:
         expired = rewarranted(federation, alice, expires_at=1)
-        async with open_server(server, tmp_path) as port:
-            with pytest.raises(RefusedByPeer, match="not in force"):
-                await enrol(expired, port.enrolment)
-            assert port.refusals() == ["warrant-expired"]
-            assert port.admitted() == []
-
-    run(story())
-
-
-def test_a_server_without_warrant_hears_why_it_is_refused(
-    run: Run, federation: Federation, server: Node, alice: Node, tmp_path: Path
-) -> None:
-    async def story() -> None:
-        expired = rewarranted(federation, server, expires_at=1)
-        async with open_server(expired, tmp_path) as port:
-            with pytest.raises(CloisterError) as caught:
-                await enrol(alice, port.enrolment)
+        async with enrolment_port(server) as port:
+            with pytest.raises(RefusedByPeer) as caught:
+                await enrol(expired, port.address)
             assert caught.value.code == "warrant-expired"
-            [line] = port.events("refused-by-peer")
-            assert line["code"] == "warrant-expired"
-            assert "not in force" in str(line["reason"])
+            assert (caught.value.expected, caught.value.got) == ("", "")
+            # The server's own log has it all.
+            [line] = port.log.named("peer-refused")
+            assert "Unix time" in str(line["reason"])
+            assert port.admitted() == []
+            assert port.told == []
+
+    run(story())
+
+
+def test_a_warranted_client_whose_evidence_is_refused_hears_why(
+    run: Run, federation: Federation, server: Node, alice: Node
+) -> None:
+    async def story() -> None:
+        other = measurement_of("worker", task_source=b"other")
+        stranger = quoting(alice, federation.platform("alice", measurement=other))
+        async with enrolment_port(server) as port:
+            with pytest.raises(RefusedByPeer) as caught:
+                await enrol(stranger, port.address)
+            assert caught.value.code == "appraisal-measurement"
+            assert measurement_of("worker").mrtd.hex() in caught.value.expected
+            assert other.mrtd.hex() in caught.value.got
+            [line] = port.log.named("peer-refused")
+            assert line["peer"] == "alice"
+            assert port.admitted() == []
+            assert port.told == []
+
+    run(story())
+
+
+def test_a_client_that_says_nothing_is_given_up(run: Run, server: Node) -> None:
+    async def story() -> None:
+        async with enrolment_port(server, limits=HURRIED) as port:
+            async with raw_call(port.address) as call:
+                assert await call.read() is grpc.aio.EOF
+            assert len(port.log.named("enrolment-timeout")) == 1
             assert port.admitted() == []
 
     run(story())
 
 
-def test_a_server_whose_certificate_is_refused_hears_why(
-    run: Run, federation: Federation, alice: Node, tmp_path: Path
+def test_a_client_that_falls_silent_after_its_hello_is_given_up(
+    run: Run, server: Node, alice: Node
 ) -> None:
     async def story() -> None:
-        worker = federation.platform("bob")
-        posing = replace(federation.node("aggregator"), platform=worker)
-        async with open_server(posing, tmp_path) as port:
-            with pytest.raises(CloisterError) as caught:
-                await enrol(alice, port.enrolment)
-            assert caught.value.code == "appraisal-measurement"
-            assert port.refusals() == ["appraisal-measurement"]
+        async with enrolment_port(server, limits=HURRIED) as port:
+            async with raw_call(port.address) as call:
+                await call.write(encode_message(ClientEnrolment(alice).hello()))
+                assert isinstance(await call.read(), bytes)
+                assert await call.read() is grpc.aio.EOF
+            assert len(port.log.named("enrolment-timeout")) == 1
+
+    run(story())
+
+
+def test_a_client_that_never_proves_itself_is_given_up(
+    run: Run, server: Node, alice: Node
+) -> None:
+    async def story() -> None:
+        hurried = Limits(stranger_seconds=5, handshake_seconds=0.5)
+        async with enrolment_port(server, limits=hurried) as port:
+            client = ClientEnrolment(alice)
+            client.pin(await fetch_unverified_certificate(port.address))
+            async with raw_call(port.address) as call:
+                await call.write(encode_message(client.hello()))
+                raw = await call.read()
+                assert isinstance(raw, bytes)
+                challenge: Message = decode_message(raw, decode_from_server)
+                assert isinstance(challenge, Challenge)
+                await call.write(encode_message(client.answer(challenge)))
+                assert isinstance(await call.read(), bytes)  # the server's proof
+                assert await call.read() is grpc.aio.EOF
+            assert len(port.log.named("enrolment-timeout")) == 1
+            assert port.admitted() == []
 
     run(story())
 
 
 @asynccontextmanager
-async def raw_channel(address: Address) -> AsyncIterator[grpc.aio.Channel]:
-    """Opens a channel as anybody can who believes the server's certificate."""
-    channel = open_channel(
-        address,
-        pinned_certificate=await fetch_unverified_certificate(address),
-        max_message_bytes=4 * MAX_MESSAGE_BYTES,
+async def unread(port: EnrolmentPort, *messages: bytes) -> AsyncIterator[None]:
+    """Says something and leaves no room for an answer: it never reads one."""
+    certificate = await fetch_unverified_certificate(port.address)
+    channel = grpc.aio.secure_channel(
+        str(port.address),
+        grpc.ssl_channel_credentials(_pem(certificate)),
+        options=[
+            ("grpc.ssl_target_name_override", SERVER_NAME),
+            ("grpc.http2.lookahead_bytes", 5),
+            ("grpc.http2.bdp_probe", 0),
+        ],
     )
     async with channel:
-        yield channel
+        call: Call = channel.stream_stream(METHOD)()
+        for message in messages:
+            await call.write(message)
+        yield
 
 
-@asynccontextmanager
-async def raw_call(address: Address) -> AsyncIterator[Call]:
-    async with raw_channel(address) as channel:
-        yield channel.stream_stream(METHOD)()
+def _pem(der: bytes) -> bytes:
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+def test_a_client_that_reads_nothing_holds_its_place_no_longer_than_any_other(
+    run: Run, server: Node, alice: Node
+) -> None:
+    """The server waits for room to send in, and not for ever."""
+
+    async def story() -> None:
+        hello = encode_message(ClientEnrolment(alice).hello())
+        hurried = Limits(stranger_seconds=5, handshake_seconds=0.2, at_once=1)
+        async with enrolment_port(server, limits=hurried) as port:
+            async with unread(port, hello):
+                await until(lambda: port.log.named("enrolment-timeout") != [])
+                await enrol(alice, port.address)
+            assert port.admitted() == [("alice", 1)]
+
+    run(story())
+
+
+def test_one_enrolment_too_many_is_told_that_the_server_is_busy(
+    run: Run, server: Node, alice: Node
+) -> None:
+    async def story() -> None:
+        hello = encode_message(ClientEnrolment(alice).hello())
+        async with enrolment_port(server, limits=Limits(at_once=3)) as port:
+            async with AsyncExitStack() as others:
+                for _ in range(3):
+                    call = await others.enter_async_context(raw_call(port.address))
+                    await call.write(hello)
+                    assert isinstance(await call.read(), bytes)
+                with pytest.raises(PeerInTrouble) as caught:
+                    await enrol(alice, port.address)
+                assert caught.value.code == "server-busy"
+            assert port.refusals() == ["server-busy"]
+            # Those who left made room.
+            await until(lambda: port.places() == 0)
+            await enrol(alice, port.address)
+            assert port.admitted() == [("alice", 1)]
+
+    run(story())
+
+
+def test_a_refused_clients_place_is_free_at_once(
+    run: Run, server: Node, alice: Node
+) -> None:
+    async def story() -> None:
+        async with enrolment_port(server, limits=Limits(at_once=1)) as port:
+            for _ in range(5):
+                async with raw_call(port.address) as call:
+                    await call.write(b"")
+                    assert (await refusal_in(call)).code == "message-malformed"
+                    assert await call.read() is grpc.aio.EOF
+            await enrol(alice, port.address)
+            assert port.admitted() == [("alice", 1)]
+
+    run(story())
+
+
+def test_a_flood_of_refusals_is_counted_and_hides_no_partys_node(
+    run: Run, federation: Federation, server: Node, alice: Node
+) -> None:
+    async def story() -> None:
+        other = measurement_of("worker", task_source=b"other")
+        stranger = quoting(alice, federation.platform("alice", measurement=other))
+        async with enrolment_port(server) as port:
+            async with raw_channel(port.address) as channel:
+                for _ in range(TOLD_PER_MINUTE + 5):
+                    call: Call = channel.stream_stream(METHOD)()
+                    await call.write(b"")
+                    assert (await refusal_in(call)).code == "message-malformed"
+            with pytest.raises(RefusedByPeer):
+                await enrol(stranger, port.address)
+            assert port.refusals() == [
+                *TOLD_PER_MINUTE * ["message-malformed"],
+                "appraisal-measurement",
+            ]
+        [left_out] = port.log.named("refusals-left-out")
+        assert left_out["count"] == 5
+
+    run(story())

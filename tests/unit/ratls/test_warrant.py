@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -8,12 +8,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.federation_in_memory import START
 
-from cloister.errors import VerificationError
+from cloister.errors import ProtocolError, VerificationError
 from cloister.ratls.certificate import CLOCK_TOLERANCE
 from cloister.ratls.identity import new_identity
 from cloister.ratls.warrant import (
+    HeldWarrant,
     Warrant,
     WarrantTerms,
+    instant,
     sign_warrant,
     verify_warrant,
 )
@@ -111,3 +113,48 @@ def test_a_warrant_from_the_future_is_refused_beyond_the_tolerance() -> None:
 def test_a_warrant_that_ends_beyond_all_dates_is_no_accident() -> None:
     endless = msgspec.structs.replace(TERMS, expires_at=2**53)
     assert verify(sign_warrant(endless, KEY)).expires_at == 2**53
+
+
+def test_no_first_line_names_a_party_or_quotes_a_value() -> None:
+    """It is what strangers hear; the rest is for those who know the plan."""
+    for terms, key in (
+        (TERMS, Ed25519PrivateKey.generate()),
+        *((msgspec.structs.replace(TERMS, **{n: FOREIGN[n]}), KEY) for n in FOREIGN),
+        (msgspec.structs.replace(TERMS, expires_at=0), KEY),
+    ):
+        error = refusal(sign_warrant(terms, key))
+        for value in (TERMS.party, TERMS.run_id, TERMS.plan_hash.hex(), "bob"):
+            assert value not in error.what
+        assert "worker 'alice'" in error.expected
+
+
+def test_a_node_without_a_warrant_says_so() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        _ = HeldWarrant().current
+    assert caught.value.code == "no-warrant"
+    assert "custodian" in caught.value.remedy
+
+
+def test_a_node_holds_its_newest_warrant() -> None:
+    first = sign_warrant(TERMS, KEY)
+    second = sign_warrant(msgspec.structs.replace(TERMS, issued_at=1), KEY)
+    held = HeldWarrant(first)
+    assert held.current is first
+    held.renew(second)
+    assert held.current is second
+    empty = HeldWarrant()
+    empty.renew(first)
+    assert empty.current is first
+
+
+def test_seconds_are_a_time_in_utc() -> None:
+    assert instant(0) == datetime(1970, 1, 1, tzinfo=UTC)
+    assert instant(TERMS.issued_at) == START
+    assert instant(TERMS.issued_at).tzinfo is UTC
+
+
+@pytest.mark.parametrize("seconds", [253402300800, 2**53, 2**63, 2**200, -(2**63)])
+def test_seconds_outside_any_calendar_are_refused(seconds: int) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        instant(seconds)
+    assert (caught.value.code, caught.value.got) == ("time-invalid", str(seconds))

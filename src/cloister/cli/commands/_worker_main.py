@@ -6,8 +6,10 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
-from cloister.cli.nodes import Place, build_node, read_place
+from cloister.cli.nodes import build_node, open_line
+from cloister.cli.places import Place, read_place
 from cloister.errors import ConfigError, StorageError
 from cloister.federation.task import Task
 from cloister.federation.task_loading import task_code
@@ -28,21 +30,27 @@ def run(
     place = read_place(plan_path, role="worker", party=party, site_path=site_path)
 
     async def main(log: FilteringBoundLogger) -> None:
-        node, task = await build_node(place, "worker", log=log)
+        node, task = await build_node(place, log=log)
         source = open_data(place, task)
-        await work(
-            node,
-            task,
-            source=source,
-            settings=WorkerSettings(
-                enrolment=parse_address(place.site.addresses.enrolment),
-                training=parse_address(place.site.addresses.training),
-                patience_seconds=place.site.patience_seconds,
-            ),
-            log=log,
-        )
+        line = await open_line(node, place, log=log)
+        try:
+            await work(
+                node,
+                task,
+                source=source,
+                custodian=line,
+                settings=WorkerSettings(
+                    enrolment=parse_address(place.site.addresses.enrolment),
+                    training=parse_address(place.site.addresses.training),
+                    patience_seconds=place.site.patience_seconds,
+                ),
+                log=log,
+            )
+        finally:
+            await line.close()
 
-    run_node(place, main, as_json=as_json, tethered=tethered)
+    journal = open_log(place.log_path, as_json=as_json, party=place.site.party)
+    run_node(journal, main, tethered=tethered)
 
 
 def open_data(place: Place, task: Task) -> RawShard:

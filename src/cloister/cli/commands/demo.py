@@ -1,7 +1,8 @@
 """``cloister demo``: everything once, on this machine, with simulated platforms.
 
-It makes a deployment, runs server, alice and bob, trains, seals, opens the sealed model
-as its owner and evaluates what came out on the same held-out records.
+It makes a deployment, signs its plan for all parties, runs their custodians and the
+server, alice and bob, trains, seals, opens the sealed model as its owner and evaluates
+what came out on the same held-out records.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from rich.console import Console
 
 from cloister.cli.commands.init import order_for
 from cloister.cli.deployment import write_deployment
-from cloister.cli.nodes import Place, read_place, utc_now
+from cloister.cli.host_time import utc_now
 from cloister.cli.output import Json, write_json
+from cloister.cli.places import Place, custodians_beside, read_place
 from cloister.cli.progress import SIMULATED_NOTICE, reporter_for
 from cloister.cli.reopening import evaluate_opened
 from cloister.cli.running import run_plan
-from cloister.plan.plan import Plan, plan_hash, read_plan
+from cloister.cli.signing import sign_all_here
+from cloister.plan.plan import Plan, plan_hash
 from cloister.storage.model_vault import OpenedModel, open_model, read_identity
 
 
@@ -34,8 +37,9 @@ class DemoResult:
         place: The server's place.
         reported: The metrics that the server sealed with the model.
         opened: The metrics of the model that the owner opened.
-        seconds: From starting the nodes to the sealed model.
-        setup_seconds: Making the deployment.
+        seconds: From starting custodians and nodes to the sealed model.
+        setup_seconds: Making and signing the deployment.
+        custodians: How many were run.
     """
 
     plan: Plan
@@ -44,6 +48,7 @@ class DemoResult:
     opened: dict[str, float]
     seconds: float
     setup_seconds: float
+    custodians: int
 
 
 @click.command("demo")
@@ -89,12 +94,18 @@ def _run(
         at=utc_now(),
         tell=lambda line: console.print(f"  {line}"),
     )
-    plan = read_plan(plan_path)
+    console.print("2. everybody signs the plan, with one key for each", style="bold")
+    plan = sign_all_here(plan_path, at=utc_now()).plan
+    names = ", ".join(party.name for party in plan.party)
+    console.print(f"  signed here for {names}; each party would do it itself")
     started = time.monotonic()
-    console.print("2. three nodes attest each other and train", style="bold")
+    console.print(
+        "3. custodians warrant three nodes, which attest each other and train",
+        style="bold",
+    )
     run_plan(plan, plan_path, reporter=reporter_for(plan, console))
     ended = time.monotonic()
-    console.print("3. the owner opens the sealed model", style="bold")
+    console.print("4. the owner opens the sealed model", style="bold")
     place = read_place(plan_path, role="server", party=None, site_path=None)
     identity = read_identity(plan_path.parent / "owner" / "identity.txt")
     opened = open_model(place.model_path, identity=identity)
@@ -105,6 +116,7 @@ def _run(
         opened=evaluate_opened(plan_path, plan, opened),
         seconds=ended - started,
         setup_seconds=started - began,
+        custodians=len(custodians_beside(plan_path)),
     )
 
 
@@ -127,6 +139,7 @@ def _as_json(result: DemoResult) -> Json:
         "seconds": round(result.seconds, 3),
         "setup_seconds": round(result.setup_seconds, 3),
         "parties": [p.name for p in plan.party],
+        "custodians": result.custodians,
         "simulated": plan.simulated,
         "plan_hash": plan_hash(plan).hex(),
         "run_dir": str(place.run_directory),

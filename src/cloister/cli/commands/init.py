@@ -8,15 +8,10 @@ from pathlib import Path
 import click
 
 from cloister.attestation.reports import Tee
-from cloister.cli.deployment import (
-    CIFAR,
-    DIGITS,
-    TEES,
-    DeploymentOrder,
-    write_deployment,
-)
-from cloister.cli.nodes import utc_now
+from cloister.cli.deployment import TEES, DeploymentOrder, write_deployment
+from cloister.cli.host_time import utc_now
 from cloister.cli.output import write_json
+from cloister.cli.recipes import CIFAR, DIGITS
 
 
 @click.command("init")
@@ -50,7 +45,10 @@ def command(
     tee: Tee | None,
     as_json: bool,
 ) -> None:
-    """Write a simulated deployment to DIRECTORY: plan, task, sites, data and keys."""
+    """Write a simulated deployment to DIRECTORY: plan, task, sites, custodians, data.
+
+    Nobody has signed its plan then.
+    """
     order = order_for(directory, data=data, workers=workers, rounds=rounds, tee=tee)
     plan_path = write_deployment(
         order, at=utc_now(), tell=lambda line: click.echo(line, err=True)
@@ -58,7 +56,11 @@ def command(
     if as_json:
         write_json({"plan": str(plan_path), "simulated": True})
     else:
-        click.echo(f"wrote {plan_path}; next: cloister run {plan_path}", err=True)
+        click.echo(
+            f"wrote {plan_path}; next: cloister plan sign {plan_path} --all-here,"
+            f" then cloister run {plan_path}",
+            err=True,
+        )
 
 
 def order_for(

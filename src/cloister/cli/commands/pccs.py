@@ -13,7 +13,7 @@ from cloister.attestation.platforms.simulated.pccs_server import (
 )
 from cloister.attestation.platforms.simulated.root import load_simulated_root
 from cloister.attestation.reports import Tee
-from cloister.cli.nodes import utc_now
+from cloister.cli.host_time import utc_now
 from cloister.cli.output import write_json
 from cloister.plan.site import parse_address
 

@@ -69,8 +69,10 @@ class SimulatedRoot:
         """The root as verifiers take it."""
         return simulated_trust_root(self.root.certificate.public_bytes(Encoding.DER))
 
-    def issue_platform(self, directory: Path, *, name: str, at: datetime) -> None:
+    def issue_platform(self, directory: Path, *, name: str, at: datetime) -> str:
         """Writes a new platform's own keys into `directory`; never the root's.
+
+        Returns its PPID, as policies and plans name it.
 
         Args:
             directory: The platform's; made if it is not there.
@@ -118,6 +120,7 @@ class SimulatedRoot:
         chain = pck.public_bytes(Encoding.PEM) + self.ca.pem + self.root.pem
         write_new(directory / PCK_CHAIN_FILE, chain)
         write_new(directory / PLATFORM_FILE, json.dumps(description).encode())
+        return ppid.hex()
 
 
 def create_simulated_root(directory: Path, *, at: datetime) -> SimulatedRoot:

@@ -1,0 +1,50 @@
+"""``cloister custodian init``: makes a party's custodian."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cloister.cli.custodian_files import INTEL_COLLATERAL, write_custodian
+from cloister.cli.hardening import harden_process
+from cloister.cli.names import check_name
+from cloister.cli.output import write_json
+from cloister.cli.whole_directory import whole_directory
+from cloister.plan.site import parse_address
+
+DEFAULT_ADDRESS = "127.0.0.1:7003"
+
+
+@click.command("init")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--party", required=True, help="The party, as the plan names it.")
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    default=DEFAULT_ADDRESS,
+    show_default=True,
+    help="Where it listens for the party's nodes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
+def command(*, directory: Path, party: str, address: str, as_json: bool) -> None:
+    """Make a custodian in DIRECTORY, and print the party's public key for the plan.
+
+    The private key stays there. Whoever reads it speaks for the party.
+    """
+    harden_process()  # the party's key is about to be in its memory
+    check_name(party)
+    listen = str(parse_address(address))
+    with whole_directory(directory) as draft:
+        key = write_custodian(
+            draft, party=party, address=listen, collateral=INTEL_COLLATERAL
+        )
+    if as_json:
+        write_json({"party": party, "key": key, "directory": str(directory)})
+    else:
+        click.echo(key)
+        click.echo(
+            f"made {directory}; put the key into the plan, and see to [collateral] in"
+            f" custodian.toml. Then: cloister plan sign PLAN --custodian {directory}",
+            err=True,
+        )

@@ -1,0 +1,150 @@
+"""``cloister custodian status``: what a custodian remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cloister.cli.custodians import open_register
+from cloister.cli.output import Json, write_json
+from cloister.cli.places import CustodianPlace, read_custodian_place
+from cloister.custody.register_rows import MarkRow, PlanRow, WarrantRow
+from cloister.ratls.epochs import key_digest
+
+_SHORT_DIGITS = 16
+
+
+@click.command("status")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
+def command(*, directory: Path, as_json: bool) -> None:
+    """Show the plans that a party signed, its newest nodes, and how far each run is."""
+    place = read_custodian_place(directory)
+    with open_register(place) as register:
+        plans, marks = register.plans(), register.marks()
+        newest = _newest(register.warrants())
+    if as_json:
+        write_json(
+            {
+                "party": place.party,
+                "address": place.site.address,
+                "plans": [_plan(row) for row in plans],
+                "nodes": [_node(row) for row in newest],
+                "marks": [_mark(row) for row in marks],
+            }
+        )
+    else:
+        _show(place, plans, newest, marks)
+
+
+def _newest(rows: Sequence[WarrantRow]) -> list[WarrantRow]:
+    """Returns the highest epoch of each run and role; rows come by epoch."""
+    return list({(row.run_id, row.role): row for row in rows}.values())
+
+
+def _show(
+    place: CustodianPlace,
+    plans: Sequence[PlanRow],
+    nodes: Sequence[WarrantRow],
+    marks: Sequence[MarkRow],
+) -> None:
+    console = Console(stderr=True, highlight=False)
+    console.print(f"custodian of {place.party}, at {place.site.address}")
+    for title, columns, rows in (
+        (
+            "plans",
+            ("run", "plan", "state", "since"),
+            [
+                (it.run_id, it.plan_hash.hex()[:_SHORT_DIGITS], it.state, _time(it.at))
+                for it in plans
+            ],
+        ),
+        (
+            "newest nodes",
+            ("run", "role", "epoch", "warranted", "until"),
+            [
+                (
+                    it.run_id,
+                    it.role,
+                    str(it.epoch),
+                    _time(it.issued_at),
+                    _time(it.expires_at),
+                )
+                for it in nodes
+            ],
+        ),
+        (
+            "marks",
+            ("run", "round", "state", "server epoch", "at"),
+            [
+                (
+                    it.run_id,
+                    str(it.round),
+                    it.state.hex()[:_SHORT_DIGITS],
+                    str(it.server_epoch),
+                    _time(it.at),
+                )
+                for it in marks
+            ],
+        ),
+    ):
+        _table(console, title, columns, rows)
+
+
+def _table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+) -> None:
+    console.print()
+    if not rows:
+        console.print(f"{title}: none")
+        return
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _plan(row: PlanRow) -> Json:
+    return {
+        "run": row.run_id,
+        "hash": row.plan_hash.hex(),
+        "state": row.state,
+        "at": row.at,
+    }
+
+
+def _node(row: WarrantRow) -> Json:
+    return {
+        "run": row.run_id,
+        "role": row.role,
+        "epoch": row.epoch,
+        "key_sha256": key_digest(row.tls_key).hex(),
+        "plan_hash": row.plan_hash.hex(),
+        "issued_at": row.issued_at,
+        "expires_at": row.expires_at,
+    }
+
+
+def _mark(row: MarkRow) -> Json:
+    return {
+        "run": row.run_id,
+        "round": row.round,
+        "state": row.state.hex(),
+        "server_epoch": row.server_epoch,
+        "server_key_sha256": row.server_key.hex(),
+        "at": row.at,
+    }
+
+
+def _time(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%SZ}"

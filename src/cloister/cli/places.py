@@ -1,0 +1,196 @@
+"""Where a node or a custodian finds its files: its plan and its own file, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloister.errors import ConfigError
+from cloister.plan.custodian_site import CustodianSite, read_custodian_site
+from cloister.plan.plan import Party, Plan, Role, read_plan
+from cloister.plan.site import Address, Site, parse_address, read_site
+
+CUSTODIAN_FILE = "custodian.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a node finds its files.
+
+    Attributes:
+        plan: The plan.
+        plan_path: Its file; the task and the consents lie beside it.
+        site: The node's site.
+        site_directory: What the site's paths are relative to.
+    """
+
+    plan: Plan
+    plan_path: Path
+    site: Site
+    site_directory: Path
+
+    def at_site(self, path: str) -> Path:
+        """Returns a path of the site file, resolved."""
+        return (self.site_directory / path).resolve()
+
+    @property
+    def plan_directory(self) -> Path:
+        """Where the plan lies."""
+        return self.plan_path.parent
+
+    @property
+    def party(self) -> Party:
+        """The node's party, as the plan has it."""
+        return self.plan.find_party(self.site.party)
+
+    @property
+    def task_path(self) -> Path:
+        """The plan's task file."""
+        return self.plan_directory / self.plan.task.file
+
+    @property
+    def run_directory(self) -> Path:
+        """Where this run's logs and artefacts go."""
+        header = self.plan.plan
+        # Neither may hold a dot, so no two runs share a directory.
+        return self.at_site(self.site.paths.runs) / f"{header.name}.{header.run}"
+
+    @property
+    def log_path(self) -> Path:
+        """The node's log."""
+        return self.run_directory / "logs" / f"{self.site.party}.jsonl"
+
+    @property
+    def model_path(self) -> Path:
+        """Where the sealed model goes."""
+        return self.run_directory / "model.safetensors.age"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustodianPlace:
+    """Where a custodian finds its files.
+
+    Attributes:
+        site: The custodian's file.
+        directory: What its paths are relative to.
+    """
+
+    site: CustodianSite
+    directory: Path
+
+    def at(self, path: str) -> Path:
+        """Returns a path of the custodian's file, resolved."""
+        return (self.directory / path).resolve()
+
+    @property
+    def party(self) -> str:
+        """Whose custodian it is."""
+        return self.site.party
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return parse_address(self.site.address)
+
+    @property
+    def key_path(self) -> Path:
+        """The party's key."""
+        return self.at(self.site.key)
+
+    @property
+    def register_path(self) -> Path:
+        """The custodian's register."""
+        return self.at(self.site.database)
+
+    @property
+    def log_path(self) -> Path:
+        """The custodian's log."""
+        return self.at(self.site.logs) / f"{self.party}-custodian.jsonl"
+
+
+def default_site_path(plan_path: Path, party: str) -> Path:
+    """Returns where `cloister init` puts a party's site file."""
+    return plan_path.parent / "parties" / party / "site.toml"
+
+
+def default_custodian_path(plan_path: Path, party: str) -> Path:
+    """Returns where `cloister init` puts a custodian's file."""
+    return plan_path.parent / "custodians" / party / CUSTODIAN_FILE
+
+
+def custodians_beside(plan_path: Path) -> Sequence[Path]:
+    """Returns the files of all custodians beside a plan, by name of the directory."""
+    return sorted((plan_path.parent / "custodians").glob(f"*/{CUSTODIAN_FILE}"))
+
+
+def read_place(
+    plan_path: Path, *, role: Role, party: str | None, site_path: Path | None
+) -> Place:
+    """Reads the plan and the site of one node.
+
+    Args:
+        plan_path: The plan file.
+        role: The node's role.
+        party: Its party; None for the server, which the plan names alone.
+        site_path: Its site file; None for where `init` puts it.
+
+    Raises:
+        ConfigError: If a file does not fit, or the party has another role.
+    """
+    plan = read_plan(plan_path)
+    found = plan.find_party(party) if party else plan.server
+    if found.role != role:
+        raise ConfigError(
+            f"party {found.name!r} is not a {role}",
+            code="role-differs",
+            expected=", ".join(p.name for p in plan.party if p.role == role),
+            got=f"{found.name}, a {found.role}",
+        )
+    path = site_path or default_site_path(plan_path, found.name)
+    site = read_site(path)
+    if site.party != found.name:
+        raise ConfigError(
+            f"the site file {path} is another party's",
+            code="site-foreign",
+            expected=found.name,
+            got=site.party,
+        )
+    return Place(
+        plan=plan,
+        plan_path=plan_path.resolve(),
+        site=site,
+        site_directory=path.resolve().parent,
+    )
+
+
+def check_new_run(place: Place) -> Place:
+    """Returns `place`, if its run was not done yet: one plan is one run.
+
+    Raises:
+        ConfigError: If there is a model.
+    """
+    if place.model_path.exists():
+        raise ConfigError(
+            "this run is over: its model exists",
+            code="run-exists",
+            expected="a plan whose run has not been done",
+            got=str(place.model_path),
+            remedy="Give the plan a new [plan] run; one plan is one run.",
+        )
+    return place
+
+
+def read_custodian_place(path: Path) -> CustodianPlace:
+    """Reads a custodian's file.
+
+    Args:
+        path: The file, or the directory it lies in.
+
+    Raises:
+        ConfigError: If the file does not fit.
+    """
+    file = path / CUSTODIAN_FILE if path.is_dir() else path
+    return CustodianPlace(
+        site=read_custodian_site(file), directory=file.resolve().parent
+    )

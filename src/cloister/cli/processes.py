@@ -1,0 +1,150 @@
+"""Processes that a launcher starts: nodes and custodians, each in a clean environment.
+
+Each has its own session and a tether: if the launcher dies, however it dies, the tether
+is cut and the process stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cloister.cli.exit_codes import ExitCode
+from cloister.cli.interpreter import NODE_ENVIRONMENT, node_command
+from cloister.errors import PlatformError
+
+Event = dict[str, object]
+
+# After a polite signal a process has this long to stop in order.
+_STOP_SECONDS = 15.0
+_MAX_LINE_BYTES = 1024 * 1024
+_KEPT_STDERR_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """How a run, or one process of it, ended.
+
+    Attributes:
+        code: The exit code; of a run, that of the first process that failed.
+        failed: Who that was: a party, or its custodian.
+        failure: Its last words, if it failed with an error of ours.
+        stderr: What it wrote to stderr, when it failed in another way.
+    """
+
+    code: int
+    failed: str | None = None
+    failure: Event | None = None
+    stderr: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One started process.
+
+    Attributes:
+        name: Who it is, to the user.
+        process: The process.
+    """
+
+    name: str
+    process: Process
+    _said: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def said(self, kind: str) -> asyncio.Event:
+        """Returns what is set when the process says an event of `kind`."""
+        return self._said.setdefault(kind, asyncio.Event())
+
+    async def follow(
+        self, on_event: Callable[[Event], None], **always: str
+    ) -> RunOutcome:
+        """Returns how the process ended; tells of its events as they come.
+
+        Args:
+            on_event: Told of every event.
+            always: What stands in every event, also in one that came before a log.
+        """
+        if self.process.stdout is None or self.process.stderr is None:
+            raise RuntimeError("a member is started with pipes")
+        errors = asyncio.create_task(_tail(self.process.stderr))
+        failure: Event | None = None
+        async for line in self.process.stdout:
+            event = _event_in(line, always)
+            if event is None:
+                continue
+            if event.get("event") == "failed":
+                failure = event
+            self.said(str(event.get("event"))).set()
+            on_event(event)
+        code, stderr = await self.process.wait(), await errors
+        return RunOutcome(
+            # Below zero is a signal's number.
+            code=code if code >= 0 else ExitCode.PLATFORM,
+            failed=self.name,
+            failure=failure,
+            stderr="" if failure else stderr,
+        )
+
+
+async def start_member(name: str, arguments: Sequence[str]) -> Member:
+    """Starts ``cloister ARGUMENTS``, which must know ``--json`` and ``--tethered``.
+
+    Raises:
+        PlatformError: If it cannot be started.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *node_command([*arguments, "--json", "--tethered"]),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=NODE_ENVIRONMENT,
+            # Ctrl-C at a terminal reaches the launcher alone, which stops the others
+            # in order.
+            start_new_session=True,
+            limit=_MAX_LINE_BYTES,
+        )
+    except OSError as error:
+        raise PlatformError(
+            f"cannot start the process of {name}",
+            code="node-unstartable",
+            got=error.strerror or "an error",
+        ) from error
+    return Member(name=name, process=process)
+
+
+async def stop_members(members: Iterable[Member]) -> None:
+    """Stops whatever still runs: politely, then for good."""
+    running = [it.process for it in members if it.process.returncode is None]
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    waits = [asyncio.ensure_future(p.wait()) for p in running]
+    if waits:
+        await asyncio.wait(waits, timeout=_STOP_SECONDS)
+    for process in running:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _event_in(line: bytes, always: dict[str, str]) -> Event | None:
+    try:
+        event = msgspec.json.decode(line, type=Event)
+    except msgspec.DecodeError:
+        return None  # a task may print; that is no event
+    error = event.get("error")
+    if isinstance(error, dict):  # before the process had a log
+        event = {"event": "failed", **error}
+    return {**event, **always}
+
+
+async def _tail(stream: asyncio.StreamReader) -> str:
+    kept = b""
+    while chunk := await stream.read(4096):
+        kept = (kept + chunk)[-_KEPT_STDERR_BYTES:]
+    return kept.decode(errors="replace")

@@ -1,0 +1,205 @@
+"""The server's side of the mutual challenge, step by step, without any I/O.
+
+It takes the client's message and gives its own next one. The numbers are those of
+`challenge.py` and of the design's seventh step of trust. A wrong order of calls is a
+`RuntimeError`; a client that is not what it must be, an error.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+
+from cloister.attestation.policy import Verdict
+from cloister.errors import VerificationError
+from cloister.ratls.admission import AdmissionAuthority
+from cloister.ratls.admission_table import AdmissionTable, Admitted, Peer
+from cloister.ratls.challenge import (
+    NONCE_BYTES,
+    VERSION,
+    Admission,
+    Answer,
+    Challenge,
+    ClientProof,
+    EvidenceProof,
+    Hello,
+    ServerProof,
+)
+from cloister.ratls.epochs import Epoch, key_digest
+from cloister.ratls.identity import Spki, parse_spki
+from cloister.ratls.node import Node
+from cloister.ratls.proofs import (
+    Standing,
+    check_proof_kind,
+    verify_client_proof,
+    verify_possession,
+)
+from cloister.ratls.transcript import Nonce, Transcript
+from cloister.ratls.warrant import WarrantTerms
+
+
+class ServerEnrolment:
+    """The server's side of one client's enrolment."""
+
+    def __init__(
+        self, node: Node, *, authority: AdmissionAuthority, table: AdmissionTable
+    ) -> None:
+        self._node = node
+        self._authority = authority
+        self._table = table
+        self._transcript: Transcript | None = None
+        self._terms: WarrantTerms | None = None
+
+    def challenge(self, hello: Hello) -> Challenge:
+        """(3) Checks the claim against the plan and answers with a nonce.
+
+        Raises:
+            VerificationError: If the client is not of this run, plan and role.
+        """
+        node = self._node
+        _check_hello(hello, node)
+        nonce = Nonce(secrets.token_bytes(NONCE_BYTES))
+        self._transcript = Transcript(
+            run_id=node.plan.run_id,
+            plan_hash=node.plan_hash,
+            client_role=hello.role,
+            client_party=hello.party,
+            server_role="server",
+            server_party=node.party,
+            client_nonce=Nonce(hello.nonce),
+            server_nonce=nonce,
+            client_key=Spki(hello.tls_key),
+            server_key=node.identity.tls_spki,
+            admission_key=self._authority.spki,
+            client_encryption_key=hello.encryption_key,
+            server_encryption_key=node.identity.encryption_public,
+        )
+        return Challenge(
+            nonce=nonce,
+            admission_key=self._authority.spki,
+            encryption_key=node.identity.encryption_public,
+        )
+
+    def prove(self, answer: Answer) -> ServerProof:
+        """(5) Checks the client's signature and warrant, then gives its evidence.
+
+        Raises:
+            VerificationError: If either fails; no evidence was made then.
+        """
+        node, transcript = self._node, self._transcript
+        if transcript is None:
+            raise RuntimeError("challenge first")
+        verify_possession(answer.signature, transcript)
+        terms = node.check_warrant(
+            answer.warrant,
+            role=transcript.client_role,
+            party=transcript.client_party,
+            tls_key=transcript.client_key,
+        )
+        self._table.check_epoch(
+            terms.role, terms.party, Epoch(terms.epoch, key_digest(terms.tls_key))
+        )
+        self._terms = terms
+        quote = node.platform.quote(transcript.server_report_data())
+        return ServerProof(warrant=node.warrant.current, quote=quote)
+
+    def prepare(self, proof: ClientProof) -> None:
+        """Has at hand what it takes to judge the client's proof.
+
+        May wait for a service, so it belongs in a thread. What needs no collateral is
+        checked first: a client that is refused anyway has nobody asked.
+
+        Raises:
+            CloisterError: If the proof is of the wrong kind, or evidence was made for
+                something else, is by no genuine platform, or its collateral cannot be
+                had.
+        """
+        node, transcript = self._node, self._transcript
+        if transcript is None or self._terms is None:
+            raise RuntimeError("prove first")
+        check_proof_kind(proof, party=node.plan.find_party(transcript.client_party))
+        if isinstance(proof, EvidenceProof):
+            node.appraiser.fetch_collateral(
+                proof.quote, expected_report_data=transcript.client_report_data()
+            )
+
+    def admit(self, proof: ClientProof) -> tuple[Peer, Admission]:
+        """(7) Verifies what the client proves and admits its key, or renews it.
+
+        Raises:
+            VerificationError: If the proof fails; the table is unchanged then.
+        """
+        node, transcript, terms = self._node, self._transcript, self._terms
+        if transcript is None or terms is None:
+            raise RuntimeError("prove first")
+        party = node.plan.find_party(transcript.client_party)
+        standing = verify_client_proof(
+            proof,
+            party=party,
+            transcript=transcript,
+            appraise=lambda quote, bound: node.appraise(
+                quote, party=party.name, expected_report_data=bound
+            ),
+        )
+        peer = Peer(
+            role=transcript.client_role,
+            party=transcript.client_party,
+            epoch=terms.epoch,
+            tls_key=transcript.client_key,
+            encryption_key=transcript.client_encryption_key,
+            standing=standing,
+        )
+        at = node.clock()
+        admitted = Admitted(
+            peer=peer,
+            expires_at=_expiry(node, terms, standing, at=at),
+            last_round=self._table.round + node.plan.admission.rounds - 1,
+            quote=proof.quote if isinstance(proof, EvidenceProof) else None,
+            report_data=transcript.client_report_data(),
+        )
+        certificate = self._authority.issue(peer, at=at, expires_at=admitted.expires_at)
+        self._table.admit(admitted)
+        return peer, Admission(
+            certificate=certificate,
+            expires_at=int(admitted.expires_at.timestamp()),
+            last_round=admitted.last_round,
+        )
+
+
+def _expiry(
+    node: Node, terms: WarrantTerms, standing: Standing, *, at: datetime
+) -> datetime:
+    """An admission outlives neither the warrant nor the evidence it rests on."""
+    # In seconds first: a warrant may end outside any calendar.
+    warranted = max(0.0, terms.expires_at - at.timestamp())
+    life = min(float(node.plan.admission.life_seconds), warranted)
+    expires_at = at + timedelta(seconds=life)
+    if isinstance(standing, Verdict):
+        return min(expires_at, standing.claims.not_after)
+    return expires_at
+
+
+def _check_hello(hello: Hello, node: Node) -> None:
+    # The plan before the run: a run's name can be guessed, and who asks is a stranger.
+    for name, expected, got in (
+        ("protocol version", str(VERSION), str(hello.version)),
+        ("plan", node.plan_hash.hex(), hello.plan_hash.hex()),
+        ("run", node.plan.run_id, hello.run_id),
+    ):
+        if expected != got:
+            raise VerificationError(
+                f"the client works under another {name}",
+                code=f"{name.split()[-1]}-differs",
+                expected=expected,
+                got=got,
+                remedy="All nodes need the very same plan file and version.",
+            )
+    allowed = {(p.role, p.name) for p in node.plan.workers}
+    if (hello.role, hello.party) not in allowed:
+        raise VerificationError(
+            "the client's party is not in the plan",
+            code="party-unknown",
+            expected=" or ".join(f"{role} {name}" for role, name in sorted(allowed)),
+            got=f"{hello.role} {hello.party}",
+        )
+    parse_spki(hello.tls_key)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.support.federation_in_memory import pin_platforms
+from tests.support.plan_tree import (
+    WORKERS,
+    Path,
+    Tree,
+    add_worker,
+    by_identity,
+    plan_tree,
+    put,
+    take,
+    toml_of,
+)
+
+from cloister.cli.plan_words import describe
+from cloister.plan.plan import parse_plan
+
+STATE, BEFORE = "sha256:" + 64 * "5", "sha256:" + 64 * "6"
+
+
+PLATFORMS = {name: 32 * str(at) for at, name in enumerate(("aggregator", *WORKERS))}
+
+
+def words(change: Callable[[Tree], Tree] = lambda tree: tree) -> str:
+    tree = pin_platforms(plan_tree(), PLATFORMS)
+    return "\n".join(describe(parse_plan(toml_of(change(tree)))))
+
+
+def test_a_plain_plan_has_nothing_to_be_careful_of() -> None:
+    said = words()
+    assert "aggregator aggregates; alice, bob train" in said
+    assert "after 12 hours or 100000 rounds" in said
+    assert "SIMULATED" in said
+    assert "CAUTION" not in said
+    assert "takes over" not in said
+
+
+def test_workers_without_evidence_are_named_with_what_that_costs() -> None:
+    said = words(lambda tree: by_identity(tree, "bob"))
+    assert "CAUTION: bob" in said
+    assert "no colluder (0)" in said
+    said = words(lambda it: by_identity(add_worker(it, "carol"), "bob", colluders=1))
+    assert "At most 1 of the parties may pool" in said
+
+
+def test_the_machines_are_named_party_by_party() -> None:
+    said = words()
+    for name, platform in PLATFORMS.items():
+        assert f"{name} on the platform {platform}" in said
+
+
+def test_who_may_run_on_anybodys_machine_is_to_be_careful_of() -> None:
+    said = words(lambda tree: take(tree, ("party", 2, "platforms")))
+    assert "CAUTION: the plan does not say on which machines bob may run" in said
+    assert "alice on the platform" in said
+    # A policy that lists them is as good, for both.
+    listed: Path = ("policy", "worker", "platforms")
+    said = words(
+        lambda tree: put(
+            take(tree, ("party", 2, "platforms")), listed, [PLATFORMS["alice"]]
+        )
+    )
+    assert "CAUTION" not in said
+    # "any" is no list.
+    said = words(lambda tree: put(take(tree, ("party", 2, "platforms")), listed, "any"))
+    assert "CAUTION" in said
+
+
+def test_a_plan_without_attested_workers_has_no_policy_for_them() -> None:
+    said = words(lambda tree: by_identity(tree, "alice", "bob"))
+    assert "server: an SGX enclave" in said
+    assert "worker: " not in said
+
+
+def test_an_amendment_says_what_it_takes_over() -> None:
+    before: Tree = {"plan": BEFORE, "state": STATE, "round": 7}
+    said = words(lambda tree: put(tree, ("predecessor",), before))
+    assert f"takes over the run of plan {BEFORE}" in said
+    assert f"after round 7, from state {STATE}" in said

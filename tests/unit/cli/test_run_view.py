@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from tests.support.federation_in_memory import Federation
+
+from cloister.cli.run_view import RunView
+
+
+def state(view: RunView, party: str) -> str:
+    return view.parties[party]["state"]
+
+
+def test_a_custodians_events_do_not_pass_for_its_nodes(federation: Federation) -> None:
+    view = RunView(federation.plan)
+    view.take({"event": "round", "party": "alice", "round": 1})
+    for kind in ("failed", "interrupted", "node-measured"):
+        view.take({"event": kind, "party": "alice", "service": "custodian"})
+    assert state(view, "alice") == "training"
+
+
+def test_a_renewed_warrant_does_not_look_like_a_start(federation: Federation) -> None:
+    view = RunView(federation.plan)
+    view.take({"event": "waiting-for-custodian", "party": "alice"})
+    assert state(view, "alice") == "waiting for its custodian"
+    for kind, shown in (
+        ("warranted", "warranted"),
+        ("round", "training"),
+        ("warranted", "training"),
+    ):
+        view.take({"event": kind, "party": "alice"})
+        assert state(view, "alice") == shown
+
+
+def test_a_worker_without_evidence_is_never_called_attested(
+    federation: Federation,
+) -> None:
+    view = RunView(federation.plan)
+    for peer, admit in (("alice", "identity"), ("bob", "attested")):
+        view.take(
+            {
+                "event": "peer-admitted",
+                "party": "aggregator",
+                "peer": peer,
+                "admit": admit,
+            }
+        )
+    view.take({"event": "node-unmeasured", "party": "alice"})
+    assert view.parties["alice"]["attested"] == "no, by its key"
+    assert view.parties["alice"]["tee"] == "none"
+    assert view.parties["bob"]["attested"] == "by aggregator"

@@ -1,0 +1,553 @@
+"""Whole runs with every party's custodian: what it knows, and what it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.support.custodians import Office
+from tests.support.federation_in_memory import Federation, HandClock
+from tests.support.plan_tree import WORKERS
+from tests.support.recorded_log import RecordedLog
+from tests.support.running import Run
+from tests.support.training_calls import until
+from tests.support.whole_run import (
+    Hooked,
+    Scene,
+    make_scene,
+    sources,
+    task,
+    whole_run,
+)
+
+from cloister.custody.client import CustodianLine
+from cloister.errors import (
+    CloisterError,
+    ConfigError,
+    ProtocolError,
+    RefusedByPeer,
+    VerificationError,
+)
+from cloister.federation import deposits, membership, state, warranting
+from cloister.federation.coordinator import Coordinator
+from cloister.federation.course import course_of
+from cloister.federation.warranting import seconds_to_renewal
+from cloister.plan.digest import format_digest
+from cloister.plan.plan import Plan, plan_hash
+from cloister.plan.sections import Predecessor
+from cloister.ratls.mark import Mark
+from cloister.storage.model_vault import open_model
+
+PARTIES = ("aggregator", *WORKERS)
+MINUTE = timedelta(minutes=1)
+
+
+def opened(scene: Scene) -> dict[str, NDArray[np.generic]]:
+    identity = scene.custodians.federation.owner
+    return open_model(scene.model_path, identity=identity).arrays
+
+
+def assert_same_bits(one: Scene, other: Scene) -> None:
+    before, after = opened(one), opened(other)
+    assert before.keys() == after.keys()
+    for name in before:
+        assert before[name].tobytes() == after[name].tobytes()
+
+
+async def error_of(node: Awaitable[object]) -> CloisterError:
+    with pytest.raises(CloisterError) as caught:
+        await node
+    return caught.value
+
+
+def long_plan(federation: Federation) -> Plan:
+    """Returns the plan, but for a run that somebody has to end."""
+    training = msgspec.structs.replace(federation.plan.training, rounds=1_000_000)
+    return msgspec.structs.replace(federation.plan, training=training)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    runner: asyncio.Runner,
+    federation: Federation,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Scene:
+    scene = make_scene(tmp_path_factory.mktemp("run"), federation)
+    runner.run(whole_run(scene))
+    return scene
+
+
+@pytest.fixture
+def scene(federation: Federation, tmp_path: Path) -> Scene:
+    return make_scene(tmp_path / "run", federation, patience_seconds=5)
+
+
+def test_every_custodian_knows_how_far_the_run_has_come(finished: Scene) -> None:
+    marks = {party: finished.custodians.mark(party) for party in PARTIES}
+    known = marks["aggregator"]
+    assert known is not None
+    assert (known.round, known.server_epoch) == (12, 1)
+    assert set(marks.values()) == {known}
+    for party in PARTIES:
+        names = {event["event"] for event in finished.events(party)}
+        assert not names & {"deposit-failed", "last-mark-waits"}
+
+
+def test_the_same_run_elsewhere_reaches_the_same_state(
+    run: Run, finished: Scene, scene: Scene
+) -> None:
+    run(whole_run(scene))
+    marks = [it.custodians.mark("alice") for it in (finished, scene)]
+    states = [mark.state for mark in marks if mark is not None]
+    assert len(states) == 2
+    assert states[0] == states[1]
+
+
+def test_a_run_that_went_on_is_not_started_over(run: Run, scene: Scene) -> None:
+    mark = Mark(round=7, state=b"\7" * 32, server_epoch=1, server_key=bytes(32))
+    known = scene.custodians.remember("aggregator", mark)
+    error = run(error_of(scene.serve(scene.node("aggregator"), task())))
+    assert isinstance(error, VerificationError)
+    assert error.code == "state-rolled-back"
+    assert "round 7" in error.expected
+    assert known.state.hex() in error.expected
+    # It ended before it listened.
+    names = [event["event"] for event in scene.events("aggregator")]
+    assert names == ["warranted", "failed"]
+    assert scene.custodians.mark("aggregator") == known
+    assert scene.files() == ["logs/aggregator.jsonl"]
+
+
+def test_a_server_that_fell_before_its_first_round_was_complete_may_begin_again(
+    run: Run, finished: Scene, scene: Scene
+) -> None:
+    def fail() -> NoReturn:
+        raise ValueError("no power")
+
+    async def story() -> None:
+        first = scene.nodes()
+        serving = asyncio.ensure_future(scene.serve(first["aggregator"], task()))
+        working = [
+            error_of(scene.work(first[name], Hooked({1: fail}), sources()[name]))
+            for name in WORKERS
+        ]
+        for error in await asyncio.gather(*working):
+            assert error.code == "task-failed"
+        log = scene.directory / "logs" / "aggregator.jsonl"
+        await until(lambda: "peer-admitted" in log.read_text())
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        await whole_run(scene)
+
+    run(story())
+    known = scene.custodians.mark("alice")
+    assert known is not None
+    assert (known.round, known.server_epoch) == (12, 2)
+    assert_same_bits(finished, scene)
+
+
+def test_a_plan_that_goes_on_from_a_state_says_that_it_is_missing(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    digest = f"sha256:{64 * 'a'}"
+    before = Predecessor(plan=digest, state=digest, round=3)
+    plan = msgspec.structs.replace(federation.plan, predecessor=before)
+    scene = make_scene(tmp_path / "run", federation, plan=plan)
+    error = run(error_of(scene.serve(scene.node("aggregator"), task())))
+    assert isinstance(error, ConfigError)
+    assert error.code == "state-missing"
+    assert scene.files() == ["logs/aggregator.jsonl"]
+
+
+def test_a_plan_amended_before_the_first_round_trains_from_the_same_state(
+    run: Run, federation: Federation, finished: Scene, tmp_path: Path
+) -> None:
+    """The state's digest is not of a plan, so the amended one finds it again."""
+    plan = federation.plan
+    model = task().initial_model(seed=plan.training.seed)
+    former = Coordinator(course_of(plan, model), model, log=RecordedLog().logger())
+    known = Predecessor(
+        plan=format_digest(plan_hash(plan)),
+        state=format_digest(former.initial_state()),
+        round=0,
+    )
+    for before, code in ((known, None), (changed(known), "state-differs")):
+        amended = msgspec.structs.replace(plan, predecessor=before)
+        scene = make_scene(tmp_path / str(code), federation, plan=amended)
+        if code is None:
+            run(whole_run(scene))
+            assert_same_bits(finished, scene)
+        else:
+            error = run(error_of(scene.serve(scene.node("aggregator"), task())))
+            assert error.code == code
+            assert scene.custodians.mark("aggregator") is None
+
+
+def changed(known: Predecessor) -> Predecessor:
+    return msgspec.structs.replace(known, state=format_digest(bytes(32)))
+
+
+def test_workers_refuse_a_server_that_starts_over_behind_their_marks(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path / "run", federation, patience_seconds=0.3)
+    run(whole_run(scene))
+    scene.model_path.unlink()
+    known = scene.custodians.mark("alice")
+    # The server's own party lets it go back; nobody else does.
+    with scene.custodians.register("aggregator") as register:
+        register.rewind(federation.plan.run_id)
+
+    async def story() -> None:
+        nodes = scene.nodes()
+        server, *workers = await asyncio.gather(
+            error_of(scene.serve(nodes["aggregator"], task())),
+            *(
+                error_of(scene.work(nodes[name], task(), sources()[name]))
+                for name in WORKERS
+            ),
+        )
+        assert server.code == "worker-missing"
+        for error in workers:
+            assert isinstance(error, VerificationError)
+            assert error.code == "state-rolled-back"
+            assert error.got == "round 0"
+
+    run(story())
+    assert scene.custodians.mark("alice") == known
+    for party in WORKERS:
+        assert len(scene.events(party, "round")) == 12
+    assert not scene.model_path.exists()
+
+
+def test_a_worker_refuses_a_server_with_another_state_of_the_round_it_knows(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path / "run", federation, patience_seconds=0.3)
+    forged = Mark(round=0, state=b"\7" * 32, server_epoch=1, server_key=bytes(32))
+    scene.custodians.remember("alice", forged)
+    # The server that alice knows is gone; this one is the next.
+    with scene.custodians.register("aggregator") as register:
+        node = federation.node("aggregator")
+        register.grant(
+            plan_hash(federation.plan),
+            tls_key=node.identity.tls_spki,
+            at=node.clock(),
+            life=timedelta(hours=1),
+        )
+
+    async def story() -> None:
+        nodes = scene.nodes()
+        alice, *_ = await asyncio.gather(
+            error_of(scene.work(nodes["alice"], task(), sources()["alice"])),
+            error_of(scene.work(nodes["bob"], task(), sources()["bob"])),
+            error_of(scene.serve(nodes["aggregator"], task())),
+        )
+        assert isinstance(alice, VerificationError)
+        assert alice.code == "state-forked"
+
+    run(story())
+    assert scene.custodians.mark("alice") == forged
+    assert scene.events("alice", "round") == []
+
+
+def test_a_worker_that_died_comes_back_to_the_state_its_party_knows(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    finished: Scene,
+    scene: Scene,
+) -> None:
+    # A mark with every model, so that the worker meets the very round that it knows.
+    monkeypatch.setattr(state, "MARK_SECONDS", 0.0)
+
+    def fail() -> NoReturn:
+        raise ValueError("no power")
+
+    async def story() -> None:
+        nodes = scene.nodes()
+        rest = asyncio.gather(
+            scene.serve(nodes["aggregator"], task()),
+            scene.work(nodes["bob"], task(), sources()["bob"]),
+        )
+        broken = Hooked({5: fail})
+        error = await error_of(scene.work(nodes["alice"], broken, sources()["alice"]))
+        assert error.code == "task-failed"
+        await scene.work(scene.node("alice"), task(), sources()["alice"])
+        await rest
+
+    run(story())
+    known = scene.custodians.mark("alice")
+    assert known is not None
+    assert known.round == 12
+    assert_same_bits(finished, scene)
+
+
+def test_a_worker_that_comes_back_without_its_custodian_sends_no_update(
+    run: Run, monkeypatch: pytest.MonkeyPatch, finished: Scene, scene: Scene
+) -> None:
+    """In the middle of a run the server says no state; its party's own mark counts."""
+    monkeypatch.setattr(deposits, "RETRY_SECONDS", 0.01)
+
+    def fail() -> NoReturn:
+        raise ValueError("no power")
+
+    async def story() -> None:
+        nodes, again = scene.nodes(), scene.node("alice")
+        rest = asyncio.gather(
+            scene.serve(nodes["aggregator"], task()),
+            scene.work(nodes["bob"], task(), sources()["bob"]),
+        )
+        broken = Hooked({5: fail})
+        error = await error_of(scene.work(nodes["alice"], broken, sources()["alice"]))
+        assert error.code == "task-failed"
+        async with (
+            scene.custodians.office("alice") as office,
+            office.line(again) as line,
+        ):
+            await office.shut()
+            working = asyncio.ensure_future(
+                scene.work(again, task(), sources()["alice"], custodian=line)
+            )
+            log = scene.directory / "logs" / "alice.jsonl"
+            await until(lambda: "deposit-failed" in log.read_text())
+            assert len(scene.events("bob", "round")) == 4
+            await office.open()
+            await working
+        await rest
+
+    run(story())
+    assert_same_bits(finished, scene)
+
+
+def test_a_server_whose_place_was_taken_stops_and_tells_its_workers(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path / "run", federation, plan=long_plan(federation))
+
+    async def story() -> None:
+        nodes = scene.nodes()
+        async with (
+            scene.custodians.office("aggregator") as office,
+            office.line(nodes["aggregator"]) as line,
+        ):
+            serving = error_of(scene.serve(nodes["aggregator"], task(), custodian=line))
+            alice = error_of(scene.work(nodes["alice"], task(), sources()["alice"]))
+            ends = [asyncio.ensure_future(it) for it in (serving, alice)]
+            log = scene.directory / "logs" / "aggregator.jsonl"
+            await until(lambda: log.exists() and "peer-admitted" in log.read_text())
+            async with office.line(scene.node("aggregator")):
+                pass  # a second server: its warrant is enough
+            bob = error_of(scene.work(nodes["bob"], task(), sources()["bob"]))
+            for error in await asyncio.gather(*ends, bob):
+                assert isinstance(error, RefusedByPeer)
+                assert error.code == "warrant-superseded"
+
+    run(story())
+    known = scene.custodians.mark("aggregator")
+    assert known is not None
+    assert (known.round, known.server_epoch) == (0, 1)
+    [line] = scene.events("aggregator", "failed")
+    assert line["code"] == "warrant-superseded"
+    assert not scene.model_path.exists()
+
+
+def test_custodians_that_are_away_stop_no_training_and_are_waited_for_at_its_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch, finished: Scene, scene: Scene
+) -> None:
+    monkeypatch.setattr(state, "MARK_SECONDS", 0.0)  # a mark with every model
+    monkeypatch.setattr(deposits, "RETRY_SECONDS", 0.01)
+
+    def waits(party: str) -> bool:
+        log = scene.directory / "logs" / f"{party}.jsonl"
+        return log.exists() and "last-mark-waits" in log.read_text()
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        nodes = scene.nodes()
+        offices: dict[str, Office] = {}
+        lines: dict[str, CustodianLine] = {}
+
+        async def all_away() -> None:
+            for office in offices.values():
+                await office.shut()
+
+        def shut() -> None:
+            asyncio.run_coroutine_threadsafe(all_away(), loop).result()
+
+        async with AsyncExitStack() as stack:
+            for party, node in nodes.items():
+                offices[party] = await stack.enter_async_context(
+                    scene.custodians.office(party)
+                )
+                lines[party] = await stack.enter_async_context(
+                    offices[party].line(node)
+                )
+            tasks = {"alice": Hooked({3: shut}), "bob": task()}
+            serving = asyncio.ensure_future(
+                scene.serve(nodes["aggregator"], task(), custodian=lines["aggregator"])
+            )
+            working = [
+                asyncio.ensure_future(
+                    scene.work(
+                        nodes[name], tasks[name], sources()[name], custodian=lines[name]
+                    )
+                )
+                for name in WORKERS
+            ]
+            await until(lambda: all(map(waits, WORKERS)))
+            # All rounds are trained; nobody has reported on the final model.
+            assert not any(done.done() for done in working)
+            for party in WORKERS:
+                known = offices[party].register.mark(scene.custodians.plan.run_id)
+                assert known is not None
+                assert known.round < 12
+                await offices[party].open()
+            await asyncio.gather(*working)
+            await until(lambda: waits("aggregator"))
+            assert not scene.model_path.exists()
+            await offices["aggregator"].open()
+            await serving
+
+    run(story())
+    assert_same_bits(finished, scene)
+    for party in PARTIES:
+        known = scene.custodians.mark(party)
+        assert known is not None
+        assert known.round == 12
+        assert len(scene.events(party, "deposit-failed")) == 1
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks are looked at, and failures retried, without delay."""
+    for name in ("LOOK_SECONDS", "FIRST_RETRY_SECONDS", "LAST_RETRY_SECONDS"):
+        for module in (warranting, membership):
+            monkeypatch.setattr(module, name, 0.01)
+
+
+@pytest.fixture
+def waiting(federation: Federation, tmp_path: Path, clock: HandClock) -> Scene:
+    """A scene in which warrants last for four minutes of a clock set by hand."""
+    return make_scene(
+        tmp_path / "run", federation, clock=clock, warrant_life=4 * MINUTE
+    )
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_renews_its_warrant_at_half_of_its_life(
+    run: Run, waiting: Scene, clock: HandClock
+) -> None:
+    async def story() -> None:
+        node = waiting.node("aggregator")
+        serving = asyncio.ensure_future(waiting.serve(node, task()))
+        log = waiting.directory / "logs" / "aggregator.jsonl"
+        await until(lambda: log.exists() and "listening" in log.read_text())
+        first = node.warrant.current.terms
+        assert seconds_to_renewal(node) == 120
+        clock.forward(2 * MINUTE)
+        await until(lambda: node.warrant.current.terms != first)
+        renewed = node.warrant.current.terms
+        assert renewed.epoch == first.epoch
+        assert renewed.issued_at == first.issued_at + 120
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+
+    run(story())
+    assert waiting.events("aggregator", "warrant-renewal-failed") == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_goes_on_while_its_custodian_is_away_and_renews_when_it_is_back(
+    run: Run, waiting: Scene, clock: HandClock
+) -> None:
+    async def story() -> None:
+        node = waiting.node("aggregator")
+        office = waiting.custodians.office("aggregator")
+        async with office as open_office, open_office.line(node) as line:
+            serving = asyncio.ensure_future(waiting.serve(node, task(), custodian=line))
+            log = waiting.directory / "logs" / "aggregator.jsonl"
+            await until(lambda: log.exists() and "listening" in log.read_text())
+            first = node.warrant.current.terms
+            await open_office.shut()
+            clock.forward(2 * MINUTE)
+            await until(lambda: "warrant-renewal-failed" in log.read_text())
+            await open_office.open()
+            await until(lambda: node.warrant.current.terms != first)
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+        [told] = waiting.events("aggregator", "warrant-renewal-failed")
+        assert told["seconds_left"] == 120
+
+    run(story())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_whose_party_took_its_consent_back_stops_and_tells_its_workers(
+    run: Run, waiting: Scene, clock: HandClock
+) -> None:
+    async def story() -> None:
+        nodes = waiting.nodes()
+        async with (
+            waiting.custodians.office("aggregator") as office,
+            office.line(nodes["aggregator"]) as line,
+        ):
+            server = asyncio.ensure_future(
+                error_of(waiting.serve(nodes["aggregator"], task(), custodian=line))
+            )
+            alice = asyncio.ensure_future(
+                error_of(waiting.work(nodes["alice"], task(), sources()["alice"]))
+            )
+            log = waiting.directory / "logs" / "aggregator.jsonl"
+            await until(lambda: log.exists() and "peer-admitted" in log.read_text())
+            digest = plan_hash(waiting.custodians.plan)
+            office.register.withdraw(digest, at=clock())
+            clock.forward(2 * MINUTE)
+            for error in await asyncio.gather(server, alice):
+                assert isinstance(error, RefusedByPeer)
+                assert error.code == "plan-withdrawn"
+
+    run(story())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_whose_warrant_has_ended_stops_and_tells_its_workers(
+    run: Run, waiting: Scene, clock: HandClock
+) -> None:
+    async def story() -> None:
+        nodes = waiting.nodes()
+        async with (
+            waiting.custodians.office("aggregator") as office,
+            office.line(nodes["aggregator"]) as line,
+        ):
+            server = asyncio.ensure_future(
+                error_of(waiting.serve(nodes["aggregator"], task(), custodian=line))
+            )
+            alice = asyncio.ensure_future(
+                error_of(waiting.work(nodes["alice"], task(), sources()["alice"]))
+            )
+            log = waiting.directory / "logs" / "aggregator.jsonl"
+            await until(lambda: log.exists() and "worker-joined" in log.read_text())
+            await office.shut()
+            # Alice's own warrant is as old, and her custodian is there.
+            clock.forward(2 * MINUTE)
+            await until(lambda: "warrant-renewal-failed" in log.read_text())
+            clock.forward(2 * MINUTE)
+            for error in await asyncio.gather(server, alice):
+                assert error.code == "warrant-expired"
+            assert isinstance(await server, ProtocolError)
+
+    run(story())
+    [line] = waiting.events("aggregator", "failed")
+    assert line["code"] == "warrant-expired"
+    assert not waiting.model_path.exists()
