@@ -45,7 +45,7 @@ from cloister.ratls.reappraisal import reappraise
 LIFE = timedelta(hours=12)
 # TLS looks at the real clock: from here an admission lapses, by the hand-set clock, at
 # a time at which its certificate is still good for TLS.
-EARLY = START - LIFE + timedelta(minutes=5)
+EARLY = START - LIFE + timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

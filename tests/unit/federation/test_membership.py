@@ -57,6 +57,8 @@ from cloister.ratls.node import Node
 from cloister.storage.model_vault import open_model
 
 MINUTE = timedelta(minutes=1)
+# TLS looks at the real clock, so what is to be in force lasts for longer than tests.
+HOUR = timedelta(hours=1)
 LIFE = 30 * MINUTE
 HALF_A_DAY = timedelta(hours=12)  # the plan's default
 HALF = LIFE / 2 + timedelta(seconds=1)
@@ -238,8 +240,8 @@ def test_a_worker_whose_warrant_is_half_over_renews_it_before_its_admission(
             short.work(nodes["alice"], task(), sources()["alice"]),
         )
         await until(lambda: "worker-joined" in log_of(short, "aggregator"))
-        clock.forward(MINUTE)
-        late = Hooked({2: lambda: clock.forward(MINUTE)})
+        clock.forward(HOUR)
+        late = Hooked({2: lambda: clock.forward(HOUR)})
         await short.work(nodes["bob"], late, sources()["bob"])
         await rest
         for node in nodes.values():
@@ -274,10 +276,8 @@ async def alone(scene: Scene, office: Office) -> AsyncIterator[asyncio.Future[No
 
 @pytest.fixture
 def short(federation: Federation, clock: HandClock, tmp_path: Path) -> Scene:
-    """A scene in which warrants, and so admissions, last for two minutes."""
-    return make_scene(
-        tmp_path / "run", federation, clock=clock, warrant_life=2 * MINUTE
-    )
+    """A scene in which warrants, and so admissions, last for two hours."""
+    return make_scene(tmp_path / "run", federation, clock=clock, warrant_life=2 * HOUR)
 
 
 @pytest.mark.usefixtures("quick")
@@ -290,7 +290,7 @@ def test_a_worker_whose_party_took_its_consent_back_stops_at_its_next_renewal(
             alone(short, office) as working,
         ):
             office.register.withdraw(plan_hash(short.custodians.plan), at=clock())
-            clock.forward(MINUTE)
+            clock.forward(HOUR)
             return await error_of(working)
 
     error = run(story())
@@ -309,10 +309,10 @@ def test_a_worker_renews_its_admission_without_its_custodian_while_the_warrant_l
             alone(short, office) as working,
         ):
             await office.shut()
-            clock.forward(MINUTE)
+            clock.forward(HOUR)
             await until(partial(renewed, short, 1))
             # Now the warrant ends, and with it all that it admits to.
-            clock.forward(MINUTE)
+            clock.forward(HOUR)
             await until(lambda: '"renewal-failed"' in log_of(short, "alice"))
             times = log_of(short, "alice").count("admission-renewed")
             await office.open()
