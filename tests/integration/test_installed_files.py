@@ -1,4 +1,4 @@
-"""Change one byte of an installed package, and the other side refuses."""
+"""Change one byte of an installed package, and the party's own custodian refuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import LIMIT_SECONDS, Deployment, Start
+from tests.integration.conftest import LIMIT_SECONDS, Deployment, StartCustodians
 
 import cloister
 from cloister.cli.interpreter import NODE_ENVIRONMENT, node_command
@@ -30,15 +30,16 @@ def other_installation(tmp_path: Path) -> Path:
 
 @pytest.mark.long
 def test_one_byte_of_an_installed_package_makes_a_node_unacceptable(
-    deployment: Deployment, start: Start, other_installation: Path
+    deployment: Deployment,
+    start_custodians: StartCustodians,
+    other_installation: Path,
 ) -> None:
     (packages,) = other_installation.glob("lib/python3*/site-packages")
     changed = packages / CHANGED
     content = changed.read_bytes() if changed.exists() else b""
     changed.unlink(missing_ok=True)
     changed.write_bytes(content + b"\n")
-    server = start("server", "--plan", str(deployment.plan), "--json")
-    server.wait_for("listening")
+    start_custodians(deployment, "bob")
     interpreter = str(other_installation / "bin" / "python")
     worker = subprocess.run(  # noqa: S603 - our own program
         [
@@ -54,11 +55,13 @@ def test_one_byte_of_an_installed_package_makes_a_node_unacceptable(
         timeout=LIMIT_SECONDS,
     )
     assert worker.returncode == 3, worker.stderr
-    assert "the peer runs other code" in worker.stderr
-    refused = server.wait_for("peer-refused")
+    assert "refused this node: the peer runs other code" in worker.stderr
+    (refused,) = (
+        it for it in deployment.custodian_log("bob") if it["event"] == "node-refused"
+    )
     assert refused["code"] == "appraisal-measurement"
-    server.interrupt()
-    assert server.finish()[0] == 130
+    with deployment.register("bob") as register:
+        assert register.warrants() == (), "no epoch is spent on a refused node"
 
 
 @pytest.mark.long
