@@ -26,7 +26,7 @@ CREATE TABLE register (
 CREATE TABLE consents (
     plan_hash BLOB NOT NULL PRIMARY KEY CHECK (length(plan_hash) = 32),
     run_id TEXT NOT NULL,
-    plan BLOB NOT NULL CHECK (length(plan) <= 262144),
+    plan BLOB NOT NULL CHECK (length(plan) <= 1048576),
     consent BLOB NOT NULL CHECK (length(consent) <= 4096),
     state TEXT NOT NULL CHECK (state IN ('active', 'withdrawn', 'superseded')),
     at INTEGER NOT NULL CHECK (at >= 0),

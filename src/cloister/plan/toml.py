@@ -18,8 +18,9 @@ from cloister.errors import ConfigError
 
 Document = TypeVar("Document", bound=msgspec.Struct)
 
-# A plan or site file is a page of text; more than this is not one.
-MAX_FILE_BYTES = 256 * 1024
+# A site file is a page of text, and a plan of a thousand parties some 300 kB; more than
+# this is neither.
+MAX_FILE_BYTES = 1024 * 1024
 _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$(?P<path>[^`]*)`)?")
 _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 

@@ -175,7 +175,7 @@ def test_a_text_that_is_no_plan_is_not_adopted(register: Register) -> None:
         config_code(lambda: register.adopt(b"plan = 1", PLAN.consent, at=START))
         == "value-invalid"
     )
-    huge = PLAN.text + b"#" * 256 * 1024
+    huge = PLAN.text + b"#" * 1024 * 1024
     assert (
         config_code(lambda: register.adopt(huge, PLAN.consent, at=START))
         == "file-too-large"
@@ -184,7 +184,7 @@ def test_a_text_that_is_no_plan_is_not_adopted(register: Register) -> None:
 
 
 def test_the_largest_plan_there_may_be_is_kept(register: Register) -> None:
-    filled = PLAN.text + b"#" * (256 * 1024 - len(PLAN.text))
+    filled = PLAN.text + b"#" * (1024 * 1024 - len(PLAN.text))
     adopt(register, signed(filled))
     assert register.plans()[0].plan == filled
 

@@ -70,7 +70,7 @@ def test_json_is_read_as_the_references_file(tmp_path: Path) -> None:
         (b"[policy]", "value-invalid"),
         (b"[plan]", "value-invalid"),
         (b"{", "dynamic-config-malformed"),
-        (b"#" * 300_000, "file-too-large"),
+        (b"#" * 1_048_577, "file-too-large"),
     ],
 )
 def test_a_file_that_is_no_policy_is_refused(
