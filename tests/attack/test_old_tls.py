@@ -35,7 +35,7 @@ def test_tls_1_2_is_refused_on_both_ports_and_1_3_is_spoken(
                 stream = await open_unverified(address, newest=ssl.TLSVersion.TLSv1_3)
                 tls = stream.get_extra_info("ssl_object")
                 assert tls.version() == "TLSv1.3"
-                stream.close()
+                stream.transport.abort()
             assert port.admitted() == []
             assert port.files() == ["logs/aggregator.jsonl"]
 
@@ -57,7 +57,7 @@ def test_tls_1_2_is_refused_by_a_custodian_and_1_3_is_spoken(
                 office.address, newest=ssl.TLSVersion.TLSv1_3
             )
             assert stream.get_extra_info("ssl_object").version() == "TLSv1.3"
-            stream.close()
+            stream.transport.abort()
             assert office.register.warrants() == ()
 
     run(story())

@@ -8,6 +8,7 @@ is that the process which has keys is another one, and has nothing of his.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -164,7 +165,10 @@ def assert_tls13_alone(*addresses: str) -> None:
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 await open_unverified(address, newest=ssl.TLSVersion.TLSv1_2)
             stream = await open_unverified(address, newest=ssl.TLSVersion.TLSv1_3)
-            stream.close()
+            # Not `close`: the loop would be gone before TLS has said its last.
+            stream.transport.abort()
+            with contextlib.suppress(OSError):
+                await stream.wait_closed()
 
     asyncio.run(look())
 
