@@ -112,7 +112,8 @@ def _write_new(path: Path, content: bytes) -> None:
         finally:
             os.close(directory)
     except BaseException:
-        # Half a key would keep the next attempt from its place.
+        # Also on Ctrl-C: half a key would keep the next attempt from its place. Raised
+        # again below.
         with contextlib.suppress(OSError):
             path.unlink()
         raise

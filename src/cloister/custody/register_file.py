@@ -72,6 +72,7 @@ class RegisterFile:
                     rows.check_all()
                     self.party = rows.head.party
             except BaseException:
+                # Also on Ctrl-C: nobody has this object yet to close it. Raised again.
                 self.close()
                 raise
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from cloister.errors import CloisterError, ProtocolError
+from cloister.errors import CloisterError, ProtocolError, VerificationError
 from cloister.federation.alongside import alongside
 from cloister.federation.custodian import Custodian
 from cloister.federation.deposits import Deposits
@@ -127,6 +127,7 @@ class Watch:
         if server.node != self._server:
             known = self._custodian.mark
             check_onward(header, known, completed=self._completed)
+            _check_stated(header, known, server)
             self._server = server.node
             if known is not None:
                 # Nothing new, where the server says no state now; but the custodian
@@ -143,6 +144,24 @@ class Watch:
             )
             self._deposits.offer(mark)
         return header
+
+
+def _check_stated(header: ModelHeader, known: Mark | None, server: Peer) -> None:
+    """Refuses a server that the party does not know and that gives it nothing to know.
+
+    Silence would be a way round the first deposit: without a mark nothing waits.
+    """
+    if header.state is not None:
+        return
+    if known is None or Epoch(known.server_epoch, known.server_key) != server.node:
+        raise VerificationError(
+            "a server that this party does not know states no state",
+            code="state-unstated",
+            expected="the digest of its state with its first model",
+            got="none",
+            remedy="Start the server anew; if this party's mark was forgotten in the"
+            " middle of a run, the run is over.",
+        )
 
 
 class _Session:

@@ -64,7 +64,7 @@ def model(
     *,
     layout: str = LAYOUT.digest(),
     final: bool = False,
-    state: bytes | None = None,
+    state: bytes | None = 32 * b"\1",
 ) -> list[bytes]:
     """Returns a good model of a round, as messages."""
     header = ModelHeader(
@@ -232,6 +232,17 @@ def test_a_server_that_breaks_the_protocol_ends_the_worker_with_its_reason(
     error = error_with(run, *nodes, scene, answer=answer)
     assert isinstance(error, ProtocolError)
     assert error.code == code
+
+
+def test_a_server_that_a_party_does_not_know_must_state_its_state(
+    run: Run, nodes: tuple[Node, Node], scene: Scene
+) -> None:
+    error = error_with(
+        run, *nodes, scene, answer=lambda number: model(number, state=None)
+    )
+    assert isinstance(error, VerificationError)
+    assert error.code == "state-unstated"
+    assert scene.events("alice", "round") == []
 
 
 @pytest.fixture
