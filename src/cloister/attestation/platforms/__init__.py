@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cloister.attestation.reports import Tee
 
@@ -33,5 +33,22 @@ class Platform(Protocol):
         Raises:
             PlatformError: If the machine cannot quote.
             ValueError: If `report_data` is not 64 bytes; a bug of the caller.
+        """
+        ...
+
+
+@runtime_checkable
+class SealingPlatform(Protocol):
+    """A machine that gives the code it runs a key that no other code on it gets.
+
+    For what this code is to read again on this machine after a restart, and nobody
+    else anywhere. Whether a machine can do it is known when it is asked.
+    """
+
+    def sealing_key(self) -> bytes:
+        """Returns 32 bytes, the same each time for this code on this machine.
+
+        Raises:
+            PlatformError: If the machine has none to give; code `sealing-unavailable`.
         """
         ...

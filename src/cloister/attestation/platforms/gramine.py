@@ -3,6 +3,11 @@
 Follows Gramine's "Attestation and Secret Provisioning": report data is written to
 `user_report_data`, and `quote` then has a quote over it. The two files are one state of
 the whole process, so one lock holds them together in it.
+
+The sealing key is what Gramine shows of EGETKEY, bound to MRENCLAVE, to the enclave's
+attributes and to the processor's security version. So the enclave's debug twin has
+another one, and so has the very same enclave after a microcode update: what was sealed
+before is lost then. It was never tried on hardware.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from cloister.attestation.platforms.quoting import (
     require_report_data,
     write_once,
 )
+from cloister.attestation.platforms.sealing import expanded, no_sealing_key
 from cloister.attestation.reports import Tee
 from cloister.errors import PlatformError
 
@@ -25,9 +31,14 @@ GRAMINE_DIRECTORY = Path("/dev/attestation")
 ATTESTATION_TYPE_FILE = "attestation_type"
 USER_REPORT_DATA_FILE = "user_report_data"
 QUOTE_FILE = "quote"
+SEALING_KEY_FILE = "keys/_sgx_mrenclave"
 
 _DCAP = "dcap"
 _MAX_TYPE_BYTES = 64
+_GRAMINE_KEY_BYTES = 16
+# Gramine warns of using this key twice, for its encrypted files and for anything else.
+# No manifest of ours mounts with it, and nothing ever uses it but through a KDF.
+_SEALING_LABEL = b"cloister/sealing-key/1"
 _MANIFEST = "set sgx.remote_attestation = 'dcap' in the manifest, and run gramine-sgx"
 
 # The state behind the two files belongs to the process, so the lock does as well.
@@ -82,6 +93,22 @@ class GraminePlatform:
         return checked_quote(
             quote, tee=self.tee, report_data=report_data, device=self.name
         )
+
+    def sealing_key(self) -> bytes:
+        """Returns a key of this enclave on this machine; see `SealingPlatform`.
+
+        Raises:
+            PlatformError: If Gramine gives none; code `sealing-unavailable`.
+        """
+        path = self.directory / SEALING_KEY_FILE
+        try:
+            key = read_bounded(path, max_bytes=_GRAMINE_KEY_BYTES)
+        except OSError as error:
+            got = f"{path}: {error.strerror or 'an error'}"
+            raise no_sealing_key(self.name, got=got) from error
+        if len(key) != _GRAMINE_KEY_BYTES:
+            raise no_sealing_key(self.name, got=f"{path} with {len(key)} bytes")
+        return expanded(key, label=_SEALING_LABEL)
 
 
 def open_gramine_platform(directory: Path = GRAMINE_DIRECTORY) -> GraminePlatform:

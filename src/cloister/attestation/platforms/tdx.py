@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from cloister.attestation.platforms.quoting import (
     checked_quote,
@@ -23,6 +23,7 @@ from cloister.attestation.platforms.quoting import (
     require_report_data,
     write_once,
 )
+from cloister.attestation.platforms.sealing import no_sealing_key
 from cloister.attestation.reports import Tee
 from cloister.errors import PlatformError
 
@@ -137,6 +138,14 @@ class TdxPlatform:
             got=f"{MAX_ATTEMPTS} disturbed attempts",
             remedy="find out who else uses " + str(self.directory),
         )
+
+    def sealing_key(self) -> NoReturn:
+        """Raises: TDX 1.0 and 1.5 have no key of a trust domain.
+
+        Raises:
+            PlatformError: Always; code `sealing-unavailable`.
+        """
+        raise no_sealing_key(self.name, got="TDX, which has none")
 
     def provider(self) -> str:
         """Returns what the kernel calls the maker of its quotes.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from tests.unit.attestation.platforms.devices import GramineDirectory
 
 from cloister.attestation.evidence import MAX_QUOTE_BYTES, parse_evidence
-from cloister.attestation.platforms import Platform
+from cloister.attestation.platforms import Platform, SealingPlatform
 from cloister.attestation.platforms.gramine import open_gramine_platform
 from cloister.attestation.platforms.simulated.platform import SimulatedPlatform
 from cloister.attestation.reports import Tee
@@ -150,3 +151,44 @@ def test_gramine_direct_is_no_enclave(tmp_path: Path) -> None:
         open_gramine_platform(tmp_path / "attestation")
     assert refusal.value.code == "platform-device"
     assert "gramine-sgx" in refusal.value.remedy
+
+
+def sealing_key(directory: Path, *, key: bytes | None) -> bytes:
+    if key is not None:
+        (directory / "keys" / "_sgx_mrenclave").write_bytes(key)
+    platform: SealingPlatform = open_gramine_platform(directory)
+    return platform.sealing_key()
+
+
+def test_the_sealing_key_is_expanded_from_the_enclaves_own(
+    make_directory: MakeDirectory, sgx_quote: Quote
+) -> None:
+    directory = make_directory(sgx_quote)
+    own = bytes(range(16))
+    expected = hmac.digest(
+        hmac.digest(bytes(32), own, "sha256"), b"cloister/sealing-key/1\x01", "sha256"
+    )
+    assert sealing_key(directory, key=own) == expected
+    assert sealing_key(directory, key=own) == expected
+    assert sealing_key(directory, key=own[::-1]) != expected
+
+
+@pytest.mark.parametrize("size", [None, 0, 15])
+def test_an_enclave_that_shows_no_whole_key_has_no_sealing_key(
+    make_directory: MakeDirectory, sgx_quote: Quote, size: int | None
+) -> None:
+    with pytest.raises(PlatformError) as refusal:
+        sealing_key(
+            make_directory(sgx_quote), key=None if size is None else b"k" * size
+        )
+    assert refusal.value.code == "sealing-unavailable"
+    assert "keys/_sgx_mrenclave" in refusal.value.got
+    assert "kkk" not in str(refusal.value)
+
+
+def test_a_key_file_that_does_not_end_is_refused(
+    make_directory: MakeDirectory, sgx_quote: Quote
+) -> None:
+    with pytest.raises(PlatformError) as refusal:
+        sealing_key(make_directory(sgx_quote), key=bytes(17))
+    assert refusal.value.code == "platform-device"

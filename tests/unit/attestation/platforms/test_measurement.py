@@ -4,10 +4,12 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from cloister.attestation.platforms.measurement import (
+    ROLES,
     Installation,
     Interpreter,
     Measurement,
@@ -16,6 +18,7 @@ from cloister.attestation.platforms.measurement import (
     running_interpreter,
 )
 from cloister.errors import ConfigError, PlatformError
+from cloister.plan.plan import Role
 
 TASK = b"class Digits: ...\n"
 
@@ -240,13 +243,15 @@ def test_one_byte_of_the_task_changes_the_measurement(machine: Machine) -> None:
     )
 
 
-def test_a_worker_cannot_pose_as_the_server(machine: Machine) -> None:
+def test_no_role_can_pose_as_another(machine: Machine) -> None:
     installation = machine.installation()
-    worker = node_measurement(installation, task_source=TASK, role="worker")
-    server = node_measurement(installation, task_source=TASK, role="server")
-    assert worker.mr_enclave != server.mr_enclave
-    assert worker.rtmr1 != server.rtmr1
-    assert worker.mr_signer == server.mr_signer
+    made = [
+        node_measurement(installation, task_source=TASK, role=role) for role in ROLES
+    ]
+    assert get_args(Role) == ROLES
+    assert len({it.mr_enclave for it in made}) == len(ROLES)
+    assert len({it.rtmr1 for it in made}) == len(ROLES)
+    assert len({it.mr_signer for it in made}) == 1
 
 
 @pytest.mark.parametrize("role", ["", "Server", "custodian"])

@@ -12,7 +12,7 @@ from tests.unit.attestation.platforms.devices import TsmReports
 from typing_extensions import override
 
 from cloister.attestation.evidence import MAX_QUOTE_BYTES, parse_evidence
-from cloister.attestation.platforms import Platform
+from cloister.attestation.platforms import Platform, SealingPlatform
 from cloister.attestation.platforms.simulated.platform import SimulatedPlatform
 from cloister.attestation.platforms.tdx import (
     MAX_ATTEMPTS,
@@ -55,6 +55,14 @@ def test_it_is_tdx_hardware(kernel: TsmReports) -> None:
     platform: Platform = opened(kernel)
     assert (platform.tee, platform.simulated) == ("tdx", False)
     assert platform.name == "TDX guest"
+
+
+def test_a_trust_domain_has_no_sealing_key(kernel: TsmReports) -> None:
+    platform: SealingPlatform = opened(kernel)
+    with pytest.raises(PlatformError) as refusal:
+        platform.sealing_key()
+    assert refusal.value.code == "sealing-unavailable"
+    assert "state_share" in refusal.value.remedy
 
 
 def test_the_quote_is_over_exactly_the_report_data_and_its_entry_is_removed(

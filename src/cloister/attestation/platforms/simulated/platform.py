@@ -17,6 +17,7 @@ from cloister.attestation.certificates import parse_certificate
 from cloister.attestation.pck_extension import PckExtension, parse_pck_extension
 from cloister.attestation.pem import split_pem_chain
 from cloister.attestation.platforms.measurement import Measurement
+from cloister.attestation.platforms.sealing import expanded, no_sealing_key
 from cloister.attestation.platforms.simulated.keyfiles import (
     damaged,
     read_file,
@@ -43,6 +44,8 @@ from cloister.attestation.reports import REPORT_DATA_BYTES, Tee
 from cloister.errors import VerificationError
 
 _QE_ID_BYTES = 16
+_P256_BYTES = 32
+_SEALING_LABEL = b"cloister/simulated-sealing-key/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,22 @@ class SimulatedPlatform:
             self._header + body,
             key=self._attestation_key,
             certification=self._certification,
+        )
+
+    def sealing_key(self) -> bytes:
+        """Returns a key of this measurement on this platform; simulated SGX alone.
+
+        It protects nothing: the key that it comes from is a file on the host.
+
+        Raises:
+            PlatformError: If TDX is simulated; code `sealing-unavailable`.
+        """
+        if self.tee != "sgx":
+            raise no_sealing_key("simulated TDX", got="TDX, which has none")
+        numbers = self._attestation_key.private_numbers()
+        return expanded(
+            numbers.private_value.to_bytes(_P256_BYTES),
+            label=_SEALING_LABEL + self.measurement.mr_enclave,
         )
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from cloister.attestation.collateral import Collateral
 from cloister.attestation.evidence import parse_evidence
-from cloister.attestation.platforms import Platform
+from cloister.attestation.platforms import Platform, SealingPlatform
 from cloister.attestation.platforms.measurement import Measurement
 from cloister.attestation.platforms.simulated.platform import (
     SimulatedPlatform,
@@ -26,7 +27,7 @@ from cloister.attestation.platforms.simulated.root import (
 )
 from cloister.attestation.reports import Tee
 from cloister.attestation.verify import verify_evidence
-from cloister.errors import ConfigError, StorageError
+from cloister.errors import ConfigError, PlatformError, StorageError
 
 TEES: tuple[Tee, ...] = ("sgx", "tdx")
 FILES = [ATTESTATION_KEY_FILE, PCK_CHAIN_FILE, PCK_KEY_FILE, PLATFORM_FILE]
@@ -140,3 +141,28 @@ def test_a_description_of_a_later_format_is_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
     with pytest.raises(StorageError):
         load(directory, measurement)
+
+
+def test_the_sealing_key_is_of_this_measurement_on_this_platform_alone(
+    directory: Path, measurement: Measurement, root: SimulatedRoot, at: datetime
+) -> None:
+    root.issue_platform(directory.parent / "bob", name="bob", at=at)
+    other = replace(measurement, mr_enclave=bytes(32))
+    platforms: list[SealingPlatform] = [
+        load(directory, measurement),
+        load(directory, other),
+        load(directory.parent / "bob", measurement),
+    ]
+    keys = [platform.sealing_key() for platform in platforms]
+    assert {len(key) for key in keys} == {32}
+    assert len(set(keys)) == len(keys)
+    # After a restart it is the same.
+    assert load(directory, measurement).sealing_key() == keys[0]
+
+
+def test_simulated_tdx_has_no_sealing_key_either(
+    platforms: Mapping[Tee, SimulatedPlatform],
+) -> None:
+    with pytest.raises(PlatformError) as refusal:
+        platforms["tdx"].sealing_key()
+    assert refusal.value.code == "sealing-unavailable"
