@@ -18,6 +18,7 @@ from tests.support.running import Run
 from tests.support.training_calls import (
     begin_round,
     contribute,
+    final_report,
     finish,
     model_of,
     receive,
@@ -28,7 +29,6 @@ from tests.support.training_calls import (
     update_for,
 )
 
-from cloister.federation.messages import FinalReport
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
 
@@ -55,7 +55,7 @@ def test_a_call_after_the_admission_lapsed_is_refused(
             assert await refused(receive(port, channel)) == "admission-lapsed"
             assert await refused(contribute(channel)) == "admission-lapsed"
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await finish(channel, FinalReport(evaluation=report()))
+                await finish(channel, final_report(port, alice, report()))
             assert refusal_code(caught.value) == "admission-lapsed"
 
             assert port.refusals() == 3 * ["admission-lapsed"]
@@ -103,7 +103,7 @@ def test_a_message_after_the_admission_lapsed_is_refused(
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port)
+            header, update = update_for(port, alice)
             call = contribute(channel)
             await send(call, [header, update[:8]])
             await until(lambda: received(port) == 8)
@@ -133,7 +133,7 @@ def test_a_message_after_a_newer_node_came_is_refused(
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port)
+            header, update = update_for(port, alice)
             call = contribute(channel)
             await send(call, [header, update[:8]])
             await until(lambda: received(port) == 8)
@@ -165,7 +165,7 @@ def test_a_whole_update_does_not_count_if_its_node_was_replaced_before_its_end(
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port)
+            header, update = update_for(port, alice)
             call = contribute(channel)
             await send(call, [header, update])
             await until(lambda: received(port) == len(update))
@@ -193,14 +193,14 @@ def test_a_stalled_stream_of_the_old_node_does_not_keep_the_new_one_out(
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port)
+            header, update = update_for(port, alice)
             stalled = contribute(channel)
             await send(stalled, [header, update[:8]])
             await until(lambda: received(port) == 8)
             async with admitted_channel(port, newer) as again:
                 await begin_round(port, again)
                 call = contribute(again)
-                await send(call, [header, update])
+                await send(call, update_for(port, newer))
                 await call.done_writing()
                 await until(lambda: port.coordinator._current().missing == ("bob",))
             # It was ended, and not only passed by: its buffer is free.

@@ -14,6 +14,7 @@ import cbor2
 import grpc
 import pytest
 from cryptography import x509
+from tests.support.audit import RecordedDoor
 from tests.support.federation_in_memory import Federation, quoting
 from tests.support.hostile_platforms import CountingPlatform
 from tests.support.meeting import CERTIFICATE_LIFE
@@ -184,6 +185,7 @@ def test_a_certificate_that_says_more_is_refused_before_a_word_is_said(
                 server,
                 authority=new_authority(at=server.clock(), life=CERTIFICATE_LIFE),
                 table=table,
+                audit=RecordedDoor(),
                 log=log,
                 on_admitted=lambda _: None,
             )

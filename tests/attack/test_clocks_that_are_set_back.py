@@ -213,9 +213,9 @@ def test_an_admission_lapses_by_rounds_where_all_time_stands_still(
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            for each in (channel, other):
+            for node, each in ((alice, channel), (bob, other)):
                 call = contribute(each)
-                await send(call, update_for(port))
+                await send(call, update_for(port, node))
                 await call.done_writing()
             await until(lambda: port.ports.table.round == 2)
             assert server.clock() == START

@@ -275,7 +275,7 @@ def test_a_run_cannot_be_trained_to_its_end_and_sealed_twice(
     for party in PARTIES:
         assert (known[party] == 12) == (party not in away)
     with scene.custodians.register("aggregator") as register:
-        register.rewind(scene.custodians.plan.run_id)
+        register.rewind(scene.custodians.plan.run_id, at=scene.custodians.clock())
     run(again())
     assert not scene.model_path.exists()
     assert {party: rounds_known(scene)[party] for party in WORKERS} == {

@@ -23,11 +23,10 @@ from tests.support.running import Run
 from tests.support.unwarranted import check_unwarranted, unwarranted
 from typing_extensions import override
 
-from cloister.custody.custodian import Custodian
+from cloister.custody.custodian import Custodian, Proved
 from cloister.errors import CloisterError, RefusedByPeer
-from cloister.plan.plan import PlanHash
 from cloister.ratls.enrolling import enrol
-from cloister.ratls.identity import Spki, new_identity
+from cloister.ratls.identity import new_identity
 from cloister.ratls.node import Node
 from cloister.ratls.warrant import Warrant, WarrantTerms, sign_warrant
 
@@ -47,8 +46,8 @@ class OddCustodian(Custodian):
     change: Callable[[WarrantTerms], dict[str, Any]]
 
     @override
-    def warrant(self, plan_hash: PlanHash, *, tls_key: Spki) -> Warrant:
-        terms = Custodian.warrant(self, plan_hash, tls_key=tls_key).terms
+    def warrant(self, proved: Proved) -> Warrant:
+        terms = Custodian.warrant(self, proved).terms
         odd = msgspec.structs.replace(terms, **self.change(terms))
         return sign_warrant(odd, self.key)
 
@@ -73,10 +72,11 @@ FOREIGN: list[dict[str, Any]] = [
     ("change", "code"),
     [
         *((change, "warrant-foreign") for change in FOREIGN),
-        ({"expires_at": NOW}, "warrant-expired"),
+        ({"issued_at": NOW - 7200, "expires_at": NOW}, "warrant-expired"),
+        ({"expires_at": NOW}, "warrant-malformed"),
         ({"issued_at": 2**53, "expires_at": 2**53}, "time-invalid"),
     ],
-    ids=[*(next(iter(it)) for it in FOREIGN), "expired", "no-calendar"],
+    ids=[*(next(iter(it)) for it in FOREIGN), "expired", "empty", "no-calendar"],
 )
 def test_a_node_holds_no_word_that_is_not_for_it(
     run: Run, federation: Federation, tmp_path: Path, change: Any, code: str

@@ -191,4 +191,4 @@ def test_a_run_goes_on_to_its_end_in_a_flood_of_everything(
     strangers = [it for it in events if it["event"] == "peer-refused"]
     assert len(strangers) <= 2 * TOLD_PER_MINUTE
     made = sorted(it.name for it in (served.directory / "run").iterdir())
-    assert made == ["logs", "model.safetensors.age"]
+    assert made == ["audit.jsonl", "logs", "model.safetensors.age"]

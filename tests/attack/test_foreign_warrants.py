@@ -28,7 +28,8 @@ BAD_TERMS: list[tuple[dict[str, Any], str]] = [
     ({"plan_hash": bytes(32)}, "warrant-foreign"),
     ({"party": "carol"}, "warrant-foreign"),
     ({"tls_key": new_identity().tls_spki}, "warrant-foreign"),
-    ({"expires_at": int(START.timestamp())}, "warrant-expired"),
+    ({"expires_at": int(START.timestamp())}, "warrant-malformed"),
+    ({"issued_at": 0, "expires_at": int(START.timestamp())}, "warrant-expired"),
     ({"issued_at": int(START.timestamp()) + 3600}, "warrant-expired"),
 ]
 

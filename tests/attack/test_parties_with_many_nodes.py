@@ -30,6 +30,7 @@ from tests.support.training_calls import (
 from cloister.federation.layout import ModelBuffer
 from cloister.ratls.admission_table import Peer
 from cloister.ratls.enrolling import enrol
+from cloister.ratls.node import Node
 
 FEATURES = 300_000  # an update of three chunks
 NODES = 6
@@ -50,10 +51,12 @@ def buffers() -> int:
     return sum(type(it) is ModelBuffer for it in gc.get_objects())
 
 
-async def begin_update(port: OpenServer, channel: grpc.aio.Channel) -> Contributing:
+async def begin_update(
+    port: OpenServer, channel: grpc.aio.Channel, node: Node
+) -> Contributing:
     """Sends the first of an update's chunks, and sees it arrive."""
     before = port.coordinator.traffic.received
-    messages = update_for(port)[:2]
+    messages = update_for(port, node)[:2]
     call = contribute(channel)
     await send(call, messages)
     await until(lambda: port.coordinator.traffic.received > before)
@@ -68,32 +71,33 @@ def test_a_party_with_many_nodes_holds_one_buffer_and_the_newest_node_counts(
             port = await stack.enter_async_context(
                 open_server(mixed.node("aggregator"), tmp_path, features=FEATURES)
             )
+            nodes = [mixed.node(party) for party in ("alice", "bob")]
             alice, first = [
-                await stack.enter_async_context(
-                    admitted_channel(port, mixed.node(party))
-                )
-                for party in ("alice", "bob")
+                await stack.enter_async_context(admitted_channel(port, node))
+                for node in nodes
             ]
             await begin_round(port, alice, first)
             gc.collect()
             held = buffers()
-            ended, call = [], await begin_update(port, first)
+            newest = nodes[1]
+            ended, call = [], await begin_update(port, first, newest)
             for epoch in range(2, NODES + 1):
+                newest = mixed.node("bob", epoch=epoch)
                 channel = await stack.enter_async_context(
-                    admitted_channel(port, mixed.node("bob", epoch=epoch))
+                    admitted_channel(port, newest)
                 )
                 ended.append(call)
-                call = await begin_update(port, channel)
+                call = await begin_update(port, channel, newest)
                 assert buffers() == held + 1
             for former in ended:
                 assert await refused(former) == "epoch-old"
             assert list(port.coordinator._current().missing) == ["alice", "bob"]
 
             # What the newest node goes on to send counts, and so does the round.
-            await send(call, update_for(port)[2:])
+            await send(call, update_for(port, newest)[2:])
             await call.done_writing()
             other = contribute(alice)
-            await send(other, update_for(port))
+            await send(other, update_for(port, nodes[0]))
             await other.done_writing()
             assert await model_of(call) == await model_of(other)
             return port
@@ -113,27 +117,25 @@ def test_a_former_node_whose_header_comes_late_ends_nothing_of_the_newer(
             port = await stack.enter_async_context(
                 open_server(mixed.node("aggregator"), tmp_path)
             )
+            nodes = [mixed.node(party) for party in ("alice", "bob")]
             alice, former = [
-                await stack.enter_async_context(
-                    admitted_channel(port, mixed.node(party))
-                )
-                for party in ("alice", "bob")
+                await stack.enter_async_context(admitted_channel(port, node))
+                for node in nodes
             ]
             await begin_round(port, alice, former)
             late = contribute(former)
             # Its call is admitted, and says nothing yet.
             await late.wait_for_connection()
-            newer = await stack.enter_async_context(
-                admitted_channel(port, mixed.node("bob", epoch=2))
-            )
-            message, *chunks = update_for(port)
+            newest = mixed.node("bob", epoch=2)
+            newer = await stack.enter_async_context(admitted_channel(port, newest))
+            message, *chunks = update_for(port, newest)
             call = contribute(newer)
             await send(call, [message])
             await until(lambda: bool(port.ports._training_service._sending))
             await send(late, [message])
             assert await refused(late) == "not-admitted"
             other = contribute(alice)
-            await send(other, update_for(port))
+            await send(other, update_for(port, nodes[0]))
             await send(call, chunks)
             for it in (call, other):
                 await it.done_writing()

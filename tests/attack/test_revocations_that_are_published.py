@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.support.audit import RecordedDoor
 from tests.support.federation_in_memory import Federation, HandClock, make_federation
 from tests.support.meeting import Meeting
 from tests.support.published_collateral import publish, revoking
@@ -79,7 +80,7 @@ def test_a_revoked_machine_is_out_within_the_hour(
         """Reappraises as often as a server does in an hour."""
         for _ in range(int(MAX_AGE.total_seconds() / REAPPRAISAL_SECONDS)):
             clock.forward(timedelta(seconds=REAPPRAISAL_SECONDS))
-            await reappraise(server, table, log=log.logger())
+            await reappraise(server, table, audit=RecordedDoor(), log=log.logger())
 
     run(hour())
     assert admitted(table) == ["bob", "alice"]
@@ -103,6 +104,6 @@ def test_a_service_that_is_gone_throws_nobody_out(
     Meeting(server, federation.node("bob", clock=clock), table=table).finish()
     pccs.answers.fail()
     clock.forward(WEEK)
-    run(reappraise(server, table, log=log.logger()))
+    run(reappraise(server, table, audit=RecordedDoor(), log=log.logger()))
     assert admitted(table) == ["bob"]
     assert log.events == []

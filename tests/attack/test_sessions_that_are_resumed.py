@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from tests.support.audit import RecordedDoor
 from tests.support.federation_in_memory import (
     START,
     Federation,
@@ -76,7 +77,7 @@ class Stage:
     async def by_reappraisal(self) -> None:
         publish(self.federation, out_of_date("tdx"))  # alice's TEE, and nobody else's
         node, table = self.port.node, self.port.ports.table
-        await reappraise(node, table, log=RecordedLog().logger())
+        await reappraise(node, table, audit=RecordedDoor(), log=RecordedLog().logger())
 
     async def by_a_newer_node(self) -> None:
         newer = self.federation.node("alice", clock=self.clock, epoch=2)
@@ -116,7 +117,7 @@ async def bob_goes_on(stage: Stage) -> None:
     port = stage.port
     async with admitted_channel(port, stage.bob) as channel:
         call = contribute(channel)
-        await send(call, update_for(port))
+        await send(call, update_for(port, stage.bob))
         await call.done_writing()
         await until(lambda: port.coordinator._current().missing == ("alice",))
         call.cancel()
@@ -135,7 +136,7 @@ def test_neither_a_message_nor_a_call_passes_on_a_connection_that_was_open_befor
             port = stage.port
             await begin_round(port, channel, other)
             sent = port.coordinator.traffic.sent
-            header, update = update_for(port)
+            header, update = update_for(port, stage.alice)
             stream = contribute(channel)
             await send(stream, [header, update[:8]])
             await until(lambda: port.coordinator.traffic.received == 8)

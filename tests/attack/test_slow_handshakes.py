@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.support.audit import RecordedDoor
 from tests.support.custodian_on_disk import (
     ask_for_warrant,
     custodian_on_disk,
@@ -84,6 +85,7 @@ async def servers_door(
             node,
             authority=new_authority(at=node.clock(), life=CERTIFICATE_LIFE),
             table=table,
+            audit=RecordedDoor(),
             log=log,
             on_admitted=lambda _: None,
             limits=limits,

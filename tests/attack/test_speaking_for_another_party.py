@@ -18,6 +18,7 @@ from tests.support.running import Run
 from tests.support.training_calls import (
     begin_round,
     contribute,
+    final_report,
     finish,
     layout_of_run,
     receive,
@@ -29,7 +30,7 @@ from tests.support.training_calls import (
 )
 
 from cloister.errors import RefusedByPeer
-from cloister.federation.messages import FinalReport, ModelRequest, encode_header
+from cloister.federation.messages import ModelRequest, encode_header
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
 
@@ -65,11 +66,11 @@ def test_a_second_update_does_not_count_for_anybody(
         ):
             await begin_round(port, channel, other)
             first = contribute(channel)
-            await send(first, update_for(port))
+            await send(first, update_for(port, alice))
             await first.done_writing()
             await until(lambda: port.coordinator._current().missing == ("bob",))
             second = contribute(channel)
-            await send(second, update_for(port)[:1])
+            await send(second, update_for(port, alice)[:1])
             assert await refused(second) == "update-repeated"
 
             assert port.coordinator._current().missing == ("bob",)
@@ -90,7 +91,7 @@ def test_two_updates_at_once_are_one_too_many(
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port)
+            header, update = update_for(port, alice)
             first = contribute(channel)
             await send(first, [header, update[:8]])
             await until(lambda: port.coordinator.traffic.received == 8)
@@ -117,7 +118,7 @@ def test_no_message_has_a_place_for_a_party(
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header = msgspec.msgpack.decode(update_for(port)[0])
+            header = msgspec.msgpack.decode(update_for(port, alice)[0])
             call = contribute(channel)
             await send(call, [msgspec.msgpack.encode({**header, name: "bob"})])
             assert await refused(call) == "header-malformed"
@@ -137,7 +138,7 @@ def test_nobody_finishes_before_training_is_over(
         ):
             await begin_round(port, channel, other)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await finish(channel, FinalReport(evaluation=report(accuracy=1.0)))
+                await finish(channel, final_report(port, alice, report(accuracy=1.0)))
             assert refusal_code(caught.value) == "finish-early"
             assert port.coordinator.metrics is None
 

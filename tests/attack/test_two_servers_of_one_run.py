@@ -183,7 +183,11 @@ def test_two_servers_with_half_of_the_workers_each_train_nothing(
 
     run(story())
     for scene, party in ((one, "alice"), (two, "bob")):
-        assert scene.files() == ["logs/aggregator.jsonl", f"logs/{party}.jsonl"]
+        assert scene.files() == [
+            "audit.jsonl",
+            "logs/aggregator.jsonl",
+            f"logs/{party}.jsonl",
+        ]
         assert scene.events(party, "round") == []
         assert scene.custodians.mark(party) is None
     known = one.custodians.mark("aggregator")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import IO
 import pytest
 from tests.support.addresses import free_addresses as unused_addresses
 
+from cloister.attestation.reports import Tee
 from cloister.cli.deployment import DeploymentOrder, write_deployment
 from cloister.cli.host_time import utc_now
 from cloister.cli.interpreter import NODE_ENVIRONMENT, node_command
@@ -51,6 +53,10 @@ class Deployment:
     def sealed_model(self) -> Path:
         return self.run_directory / "model.safetensors.age"
 
+    @property
+    def audit(self) -> Path:
+        return self.run_directory / "audit.jsonl"
+
     def site(self, party: str) -> Path:
         return self.directory / "parties" / party / "site.toml"
 
@@ -66,6 +72,13 @@ class Deployment:
 
     def consent(self, party: str) -> Path:
         return read_plan_file(self.plan).consents / f"{party}.json"
+
+    def drop_shares(self, party: str) -> None:
+        """Takes a site's ``[shares]`` away: nobody gives its node one."""
+        section = re.compile(r"^\[shares\].*?(?=^\[|\Z)", re.MULTILINE | re.DOTALL)
+        text, found = section.subn("", self.site(party).read_text())
+        assert found == 1
+        self.site(party).write_text(text)
 
     def data(self, party: str) -> Path:
         return self.directory / "parties" / party / "data"
@@ -85,12 +98,12 @@ class Deployment:
         return [event for event in self.log(party) if event["event"] == kind]
 
     def leftovers(self) -> list[str]:
-        """Files in the run directory that are neither a log nor the sealed model."""
+        """Files in the run directory that are no log and not the sealed model."""
         return [
             str(path.relative_to(self.run_directory))
             for path in sorted(self.run_directory.rglob("*"))
             if path.is_file()
-            and path != self.sealed_model
+            and path not in {self.sealed_model, self.audit}
             and path.parent.name != "logs"
         ]
 
@@ -153,10 +166,10 @@ def events_in(path: Path) -> list[Event]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One signed deployment, made once: measuring the machine takes a second."""
-    directory = tmp_path_factory.mktemp("template") / "deployment"
+def write_signed(
+    directory: Path, *, recipients: tuple[tuple[str, Tee], ...] = ()
+) -> Deployment:
+    """Writes a deployment and has everybody sign its plan."""
     recipe = replace(
         DIGITS,
         name="canary",
@@ -175,10 +188,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         workers=(("alice", "sgx"), ("bob", "tdx")),
         server_tee="sgx",
         data=None,
+        recipients=recipients,
     )
     write_deployment(order, at=utc_now(), tell=lambda _: None)
-    Deployment(directory).sign()
-    return directory
+    deployment = Deployment(directory)
+    deployment.sign()
+    return deployment
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One signed deployment, made once: measuring the machine takes a second."""
+    return write_signed(tmp_path_factory.mktemp("template") / "deployment").directory
 
 
 @pytest.fixture
@@ -196,7 +217,8 @@ def copy_deployment(template: Path, tmp_path: Path) -> Callable[[str], Deploymen
                 directory / "parties" / party / "site.toml",
                 directory / "custodians" / party / "custodian.toml",
             ):
-                put_addresses(file, {**ports, "address": address})
+                # Shareholders' custodians stand in a site by their party.
+                put_addresses(file, {**ports, **custodians, "address": address})
         return Deployment(directory)
 
     return copy

@@ -24,6 +24,7 @@ from tests.integration.conftest import (
     cloister,
     put_addresses,
 )
+from tests.support.registers import shown_by
 
 from cloister.cli.host_time import utc_now
 from cloister.custody.party_key import read_party_key
@@ -232,6 +233,8 @@ def test_a_worker_without_a_platform_trains_where_the_plan_says_so(
     key = 'party_key = "../../custodians/alice/party-key.pem"'
     site.write_text(before + kept.replace("[custodian]", f"[custodian]\n{key}\n#"))
     shutil.rmtree(site.parent / "insecure-simulated-platform")
+    # Nothing says what would hold a state key, so it gets none.
+    deployment.drop_shares("alice")
     deployment.sign()
     done = cloister("run", str(deployment.plan))
     assert done.returncode == 0, done.stderr
@@ -313,13 +316,14 @@ def test_whoever_signs_is_told_of_anothers_bad_consent_and_has_signed(
 
 def deposit_everywhere(deployment: Deployment) -> Mark:
     """Has every register remember a whole run; one key is every node's."""
-    digest, key = plan_hash(read_plan(deployment.plan)), new_identity().tls_spki
+    plan, key = read_plan(deployment.plan), new_identity().tls_spki
     state, at = bytes(range(32)), utc_now()
     mark = Mark(round=ROUNDS, state=state, server_epoch=1, server_key=key_digest(key))
     for party in PARTIES:
         with deployment.register(party) as register:
-            register.grant(digest, tls_key=key, at=at, life=timedelta(hours=1))
-            register.deposit(digest, tls_key=key, mark=mark, at=at)
+            shown = shown_by(plan, key, party=party)
+            register.grant(shown, collateral=None, at=at, life=timedelta(hours=1))
+            register.deposit(plan_hash(plan), tls_key=key, mark=mark, at=at)
     return mark
 
 
@@ -353,7 +357,7 @@ def libraries_of(running: Running) -> set[str]:
 
 def assert_no_key_in_any_log(deployment: Deployment) -> None:
     logs = list(deployment.directory.rglob("*.jsonl"))
-    assert len(logs) == 6
+    assert len(logs) == 7  # with the audit log
     for party in PARTIES:
         pem = deployment.custodian(party) / "party-key.pem"
         key = read_party_key(pem).private_bytes_raw()

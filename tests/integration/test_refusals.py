@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.integration.conftest import (
     LIMIT_SECONDS,
+    PARTIES,
     Deployment,
     Start,
     StartCustodians,
@@ -87,7 +89,13 @@ def test_another_plan_is_refused_by_its_hash(
     """Bob's party signed another plan: its custodian warrants him, the server not."""
     honest, other = copy_deployment("honest"), copy_deployment("other")
     other.edit(other.plan, "rounds = 40", "rounds = 41")
-    other.sign()
+    for deployment in (honest, other):
+        # With shares he would come no further than to the custodians that hold them.
+        plan = deployment.plan
+        plan.write_text(re.sub(r"state_share = .*\n", "", plan.read_text()))
+        for party in PARTIES:
+            deployment.drop_shares(party)
+        deployment.sign()
     start_custodians(honest, "aggregator")
     start_custodians(other, "bob")
     server = start("server", "--plan", str(honest.plan), "--json")
@@ -97,6 +105,28 @@ def test_another_plan_is_refused_by_its_hash(
     assert "another plan" in errors
     server.interrupt()
     assert server.finish()[0] == 130
+
+
+def test_a_node_of_another_plan_gets_no_share_and_waits_no_longer_than_it_may(
+    copy_deployment: Copy, start: Start, start_custodians: StartCustodians
+) -> None:
+    """The others might sign his plan yet; when his patience is over, he ends."""
+    honest, other = copy_deployment("honest"), copy_deployment("other")
+    other.edit(other.plan, "rounds = 40", "rounds = 41")
+    other.sign()
+    other.edit(other.site("bob"), "patience_seconds = 120.0", "patience_seconds = 2.0")
+    start_custodians(honest, "aggregator", "alice")
+    start_custodians(other, "bob")
+    bob = start("worker", "--party", "bob", "--plan", str(other.plan), "--json")
+    code, errors = bob.finish()
+    assert code == 3
+    assert "the party did not consent to this plan" in errors
+    waits = other.events("bob", "waiting-for-share")
+    assert {(it["share_of"], it["code"]) for it in waits} == {
+        ("aggregator", "plan-not-consented"),
+        ("alice", "plan-not-consented"),
+    }
+    assert len(waits) == 2
 
 
 def test_an_unknown_plan_key_is_named_with_what_it_may_have_meant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tests.integration.canary_task import CANARY
-from tests.integration.conftest import ROUNDS, Deployment, Start, cloister
+from tests.integration.conftest import ROUNDS, RUN_ID, Deployment, Start, cloister
 
 from cloister.storage.model_vault import new_identity
 
@@ -149,11 +150,35 @@ def test_no_key_and_no_parameter_touches_the_disk_in_the_clear(
         "an age identity": b"AGE-SECRET-KEY-",
     }
     files = [p for p in finished.run_directory.rglob("*") if p.is_file()]
-    assert len(files) == 4
+    assert len(files) == 5
     for path in files:
         content = path.read_bytes()
+        if path == finished.audit:
+            content += audited(path)
         for what, needle in needles.items():
             assert needle not in content, f"{what} in {path.name}"
+
+
+def audited(path: Path) -> bytes:
+    """Returns what an audit log says: its lines hold it in base64."""
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return b"\n".join(base64.b64decode(line["payload"]) for line in lines)
+
+
+def test_the_server_leaves_an_audit_log_of_the_whole_run(finished: Deployment) -> None:
+    lines = audited(finished.audit).splitlines()
+    kinds = [json.loads(line)["entry"]["kind"] for line in lines]
+    assert kinds[0] == "run-opened"
+    assert kinds.count("server-introduced") == 1
+    assert kinds.count("node-admitted") == 2
+    assert kinds.count("round") == len(finished.events("aggregator", "round"))
+    assert kinds[-1] == "model-sealed"
+    [sealed] = finished.events("aggregator", "model-sealed")
+    with finished.register("aggregator") as register:
+        mark = register.mark(RUN_ID)
+    assert mark is not None
+    assert mark.audit_head is not None
+    assert mark.audit_head.hex() == sealed["audit_head"]
 
 
 def test_no_single_party_metric_is_logged_anywhere(finished: Deployment) -> None:

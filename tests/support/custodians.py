@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,12 +13,15 @@ from typing import Any
 import msgspec
 from structlog.typing import FilteringBoundLogger
 from tests.support.addresses import free_addresses
+from tests.support.custody_keys import KeysInMemory
 from tests.support.federation_in_memory import WARRANT_LIFE, Federation, HandClock
 from tests.support.plan_tree import Tree, toml_of
 from tests.support.recorded_log import RecordedLog
+from tests.support.registers import shown_by
 
 from cloister.custody.client import CustodianLine
 from cloister.custody.custodian import Custodian
+from cloister.custody.key_store import KeyStore
 from cloister.custody.register import Register
 from cloister.custody.serving import CustodianPort
 from cloister.plan.consent import sign_consent
@@ -83,6 +86,7 @@ class Custodians:
         plan: The plan that all of them consented to.
         clock: Their time.
         warrant_life: How long their warrants last.
+        keys: What they keep for the parties, of those that keep anything.
     """
 
     federation: Federation
@@ -90,6 +94,7 @@ class Custodians:
     plan: Plan
     clock: HandClock = field(default_factory=HandClock)
     warrant_life: timedelta = WARRANT_LIFE
+    keys: Mapping[str, KeyStore] = field(default_factory=dict)
 
     @asynccontextmanager
     async def office(self, party: str) -> AsyncIterator[Office]:
@@ -102,6 +107,7 @@ class Custodians:
                     party=party,
                     key=self.federation.keys[party],
                     register=register,
+                    keys=self.keys.get(party, KeysInMemory()),
                     appraiser=self.federation.appraiser(self.clock.floored()),
                     local_policy=None,
                     warrant_life=self.warrant_life,
@@ -140,7 +146,10 @@ class Custodians:
             key = self.federation.node(party).identity.tls_spki
             digest = plan_hash(self.plan)
             at = self.clock()
-            terms = register.grant(digest, tls_key=key, at=at, life=self.warrant_life)
+            shown = shown_by(self.plan, key, party=party)
+            terms = register.grant(
+                shown, collateral=None, at=at, life=self.warrant_life
+            )
             if terms.role == "server":  # it can speak of itself alone
                 mark = msgspec.structs.replace(
                     mark, server_epoch=terms.epoch, server_key=key_digest(key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import grpc
 from tests.support.addresses import free_addresses
+from tests.support.audit import RecordedDoor
 from tests.support.meeting import CERTIFICATE_LIFE
 from tests.support.recorded_log import RecordedLog
 
@@ -37,6 +38,7 @@ class EnrolmentPort:
         address: Where it listens.
         table: Whom it admitted.
         service: What listens.
+        door: What it recorded.
         log: What it said.
         told: Whom it told the rest of the server of.
     """
@@ -44,6 +46,7 @@ class EnrolmentPort:
     address: Address
     table: AdmissionTable
     service: EnrolmentService
+    door: RecordedDoor
     log: RecordedLog
     told: list[Peer]
 
@@ -63,15 +66,17 @@ class EnrolmentPort:
 
 @asynccontextmanager
 async def enrolment_port(
-    node: Node, *, limits: Limits = USUAL_LIMITS
+    node: Node, *, limits: Limits = USUAL_LIMITS, door: RecordedDoor | None = None
 ) -> AsyncIterator[EnrolmentPort]:
     """Opens the enrolment port of a server's node."""
     [address] = free_addresses(1)
+    door = door or RecordedDoor()
     table, log, told = AdmissionTable(node.clock), RecordedLog(), list[Peer]()
     service = EnrolmentService(
         node,
         authority=new_authority(at=node.clock(), life=CERTIFICATE_LIFE),
         table=table,
+        audit=door,
         log=log.logger(),
         on_admitted=told.append,
         limits=limits,
@@ -85,7 +90,12 @@ async def enrolment_port(
     await server.start()
     try:
         yield EnrolmentPort(
-            address=address, table=table, service=service, log=log, told=told
+            address=address,
+            table=table,
+            service=service,
+            door=door,
+            log=log,
+            told=told,
         )
     finally:
         await server.stop(0)

@@ -7,14 +7,21 @@ a node is made in a millisecond.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.support.plan_tree import WORKERS, Tree, measurement_of, plan_tree, toml_of
+from tests.support.plan_tree import (
+    WORKERS,
+    Tree,
+    add_recipient,
+    measurement_of,
+    plan_tree,
+    toml_of,
+)
 
 from cloister.attestation.collateral_source import CollateralFiles
 from cloister.attestation.platforms import Platform
@@ -44,7 +51,12 @@ from cloister.storage.model_vault import new_identity as new_recipient
 
 # TLS looks at the real clock, so stories begin now.
 START = datetime.now(UTC).replace(microsecond=0)
-TEES: dict[str, Tee] = {"aggregator": "sgx", "alice": "tdx", "bob": "sgx"}
+TEES: dict[str, Tee] = {
+    "aggregator": "sgx",
+    "alice": "tdx",
+    "bob": "sgx",
+    "rita": "tdx",
+}
 WARRANT_LIFE = timedelta(days=1)
 
 
@@ -67,7 +79,7 @@ class HandClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
-    """A plan of one server and two workers, and all that its parties own.
+    """A plan of one server, two workers and any recipients, and what they all own.
 
     Attributes:
         directory: Where the platforms' keys lie.
@@ -75,6 +87,7 @@ class Federation:
         plan: The plan.
         keys: Each party's key.
         owner: Identity (secret) of the model's recipient.
+        vaults: Each attested recipient's identity (secret), by party.
     """
 
     directory: Path
@@ -82,6 +95,7 @@ class Federation:
     plan: Plan
     keys: Mapping[str, Ed25519PrivateKey]
     owner: str
+    vaults: Mapping[str, str] = field(default_factory=dict)
 
     def node(
         self,
@@ -172,6 +186,7 @@ def make_federation(
     *,
     change: Callable[[Tree], Tree] = lambda tree: tree,
     pinned: bool = False,
+    recipients: tuple[str, ...] = (),
 ) -> Federation:
     """Makes a development root, a platform for every party, keys and a plan.
 
@@ -179,8 +194,9 @@ def make_federation(
         directory: Where the platforms' keys go.
         change: What to change in the plan.
         pinned: Whether the plan names every party's platform.
+        recipients: Attested recipients; only "rita" has a platform's kind.
     """
-    names = ("aggregator", *WORKERS)
+    names = ("aggregator", *WORKERS, *recipients)
     root = create_simulated_root(directory / "root", at=START - timedelta(days=30))
     write_simulated_collateral(root, at=START - timedelta(days=1))
     platforms = {
@@ -196,6 +212,10 @@ def make_federation(
         keys={name: format_party_key(key) for name, key in keys.items()},
         recipient=recipient,
     )
+    vaults = {}
+    for name in recipients:
+        vaults[name], recipient = new_recipient()
+        add_recipient(tree, name, recipient=recipient, key=format_party_key(keys[name]))
     if pinned:
         pin_platforms(tree, platforms)
     return Federation(
@@ -204,6 +224,7 @@ def make_federation(
         plan=parse_plan(toml_of(change(tree))),
         keys=keys,
         owner=owner,
+        vaults=vaults,
     )
 
 

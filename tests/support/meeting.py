@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from tests.support.audit import RecordedDoor
+
 from cloister.ratls.admission import new_authority
 from cloister.ratls.admission_table import AdmissionTable, Peer
 from cloister.ratls.certificate import make_certificate
@@ -16,6 +18,7 @@ from cloister.ratls.challenge import (
     ServerProof,
 )
 from cloister.ratls.client_enrolment import Admittance, ClientEnrolment
+from cloister.ratls.enrolment_pace import EnrolmentPace
 from cloister.ratls.node import Node
 from cloister.ratls.server_enrolment import ServerEnrolment
 from cloister.ratls.transcript import Transcript
@@ -30,22 +33,36 @@ class Meeting:
         server: The server's node.
         client: The client's.
         table: The server's table; a fresh one unless given.
+        door: Where the server records; a fresh one unless given.
+        pace: What counts the client's enrolments; a fresh one unless given.
 
     Attributes:
         table: The server's admission table.
+        door: What the server recorded.
         client: The client's side.
         server: The server's side.
     """
 
     def __init__(
-        self, server: Node, client: Node, *, table: AdmissionTable | None = None
+        self,
+        server: Node,
+        client: Node,
+        *,
+        table: AdmissionTable | None = None,
+        door: RecordedDoor | None = None,
+        pace: EnrolmentPace | None = None,
     ) -> None:
         self.server_node, self.client_node = server, client
         self.table = table or AdmissionTable(server.clock)
+        self.door = door or RecordedDoor()
         self.authority = new_authority(at=server.clock(), life=CERTIFICATE_LIFE)
         self.client = ClientEnrolment(client)
         self.server = ServerEnrolment(
-            server, authority=self.authority, table=self.table
+            server,
+            authority=self.authority,
+            table=self.table,
+            audit=self.door,
+            pace=pace,
         )
 
     def certificate(self) -> bytes:

@@ -12,6 +12,7 @@ from examples.softmax.task import Softmax
 from tests.support.addresses import free_addresses
 from tests.support.plan_tree import CLASSES, FEATURES
 from tests.support.recorded_log import Event, read_events
+from tests.support.run_audit import RecordedRun
 
 from cloister.cli.journal import open_journal
 from cloister.errors import ProtocolError
@@ -33,6 +34,7 @@ class OpenServer:
         node: Its node.
         coordinator: Its rounds.
         ports: Its ports.
+        audit: What it recorded.
         enrolment: Where it enrols.
         training: Where it trains.
         directory: Its run directory.
@@ -41,6 +43,7 @@ class OpenServer:
     node: Node
     coordinator: Coordinator
     ports: Ports
+    audit: RecordedRun
     enrolment: Address
     training: Address
     directory: Path
@@ -75,14 +78,24 @@ async def open_server(
     enrolment, training = free_addresses(2)
     model = Softmax(features, CLASSES).initial_model(seed=node.plan.training.seed)
     with open_journal(directory, party=node.party, as_json=False) as log:
-        coordinator = Coordinator(course_of(node.plan, model), model, log=log)
-        async with Ports(
-            node, coordinator, enrolment=enrolment, training=training, log=log
-        ) as ports:
+        audit = RecordedRun()
+        coordinator = Coordinator(
+            course_of(node.plan, model), model, audit=audit, log=log
+        )
+        ports = Ports(
+            node,
+            coordinator,
+            enrolment=enrolment,
+            training=training,
+            audit=audit,
+            log=log,
+        )
+        async with ports:
             yield OpenServer(
                 node=node,
                 coordinator=coordinator,
                 ports=ports,
+                audit=audit,
                 enrolment=enrolment,
                 training=training,
                 directory=directory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ COLLATERAL = '[collateral]\ntrust_root = "../root.der"\ndirectory = "../root"\n'
 PORTS = {"enrolment": "127.0.0.1:7001", "training": "127.0.0.1:7002"}
 
 
-def place_of(
+def place_of(  # noqa: PLR0913 - whose, and each thing that a test changes
     plan: Plan,
     directory: Path,
     *,
@@ -24,6 +25,8 @@ def place_of(
     kind: str | None = "simulated-tdx",
     party_key: str | None = None,
     custodian: str = "127.0.0.1:7003",
+    shares: Mapping[str, str] | None = None,
+    data: str | None = None,
 ) -> Place:
     """Returns a node's place; no file of it is written."""
     platform = {"kind": kind, "directory": "platform"}
@@ -32,10 +35,11 @@ def place_of(
     tree = {
         "party": party,
         "collateral": {"trust_root": "root.der", "directory": "root"},
-        "addresses": PORTS,
-        "paths": {"runs": "runs"},
+        "addresses": None if plan.find_party(party).role == "recipient" else PORTS,
+        "paths": {"runs": "runs", "data": data},
         "custodian": {"address": custodian, "party_key": party_key},
         "platform": None if kind is None else platform,
+        "shares": dict(shares or {}),
     }
     return Place(
         plan=plan,

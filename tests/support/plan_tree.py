@@ -19,6 +19,8 @@ Path: TypeAlias = tuple[str | int, ...]
 
 ROOT = "simulated:sha256:" + 64 * "a"
 RECIPIENT = "age1cy0su9fwf3gf9mw868g5yut09p6nytfmmnktexz2ya5uqg9vl9sss4euqm"
+# Of an attested recipient; nobody has its identity.
+THEIR_RECIPIENT = "age1" + 58 * "q"
 TASK_SOURCE = b"# the task of the tests\n"
 WORKERS = ("alice", "bob")
 FEATURES, CLASSES = 12, 3
@@ -103,6 +105,41 @@ def add_worker(tree: Tree, name: str) -> Tree:
             "data": f"sha256:{number:064x}",
         }
     )
+    return tree
+
+
+def add_recipient(
+    tree: Tree,
+    name: str,
+    *,
+    recipient: str = THEIR_RECIPIENT,
+    key: str | None = None,
+) -> Tree:
+    """Adds an attested recipient and its role's policy; returns the same tree."""
+    parties = tree["party"]
+    assert isinstance(parties, list)
+    number = len(parties) + 1
+    parties.append(
+        {
+            "name": name,
+            "role": "recipient",
+            "key": key or f"ed25519:{number:064x}",
+            "recipient": recipient,
+        }
+    )
+    root = at(tree, ("policy", "server", "root"))
+    assert isinstance(root, str)
+    return put(tree, ("policy", "recipient"), policy("recipient", root))
+
+
+def hold_shares(tree: Tree, *names: str) -> Tree:
+    """Gives the named parties a share of the state keys; returns the same tree."""
+    parties = tree["party"]
+    assert isinstance(parties, list)
+    for number, party in enumerate(parties, 1):
+        assert isinstance(party, dict)
+        if party["name"] in names:
+            party["state_share"] = f"sha256:{number}{63 * 'b'}"
     return tree
 
 

@@ -14,18 +14,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.plan_tree import plan_tree, put, toml_of
 
 from cloister.custody.register import Register
-from cloister.custody.register_rows import MarkRow, PlanRow, Rows, WarrantRow
+from cloister.custody.register_rows import MarkRow, PlanRow, WarrantRow
+from cloister.custody.register_tables import Rows
 from cloister.plan.amendment import successor_text
 from cloister.plan.consent import Consent, sign_consent
 from cloister.plan.keys import format_party_key
 from cloister.plan.plan import Plan, PlanHash, parse_plan, plan_hash
+from cloister.ratls.challenge import IdentityProof
 from cloister.ratls.identity import SPKI_BYTES, Spki
 from cloister.ratls.mark import Mark
-from cloister.ratls.warrant import WarrantTerms
+from cloister.ratls.testimony import Testimony, said
+from cloister.ratls.transcript import Nonce, Transcript
+from cloister.ratls.warrant import WarrantTerms, sign_warrant
 
 START = datetime(2027, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -108,7 +113,88 @@ def grant(
     life: timedelta = LIFE,
 ) -> WarrantTerms:
     """Returns the terms that a node of a number gets."""
-    return register.grant(plan.hash, tls_key=key_of_node(node), at=at, life=life)
+    testimony = shown_by(plan.plan, key_of_node(node), party=register.party)
+    return register.grant(testimony, collateral=None, at=at, life=life)
+
+
+def paced(register: Register) -> datetime:
+    """Returns a time at which the register has room for one warrant more."""
+    return START + 61 * len(register.warrants()) * MINUTE / 60
+
+
+def shown_by(
+    plan: Plan, key: Spki, *, party: str, at_party: str | None = None
+) -> Testimony:
+    """Returns what stands for what a node showed; nothing in it holds."""
+    return Testimony(
+        said=said(transcript_of(plan, key, party=party, at_party=at_party or party)),
+        warrant=None,
+        proof=IdentityProof(signature=bytes(64)),
+        collateral=None,
+    )
+
+
+def transcript_of(plan: Plan, key: Spki, *, party: str, at_party: str) -> Transcript:
+    """Returns what a node and a custodian said; the nonces are always the same."""
+    return Transcript(
+        run_id=plan.run_id,
+        plan_hash=plan_hash(plan),
+        client_role=plan.find_party(party).role,
+        client_party=party,
+        server_role="custodian",
+        server_party=at_party,
+        client_nonce=Nonce(bytes(32)),
+        server_nonce=Nonce(bytes(32)),
+        client_key=key,
+        server_key=key_of_node(0),
+        admission_key=b"",
+        client_encryption_key=digest_of("encryption"),
+        server_encryption_key=b"",
+    )
+
+
+def meet(
+    register: Register,
+    plan: SignedPlan,
+    node: int,
+    *,
+    epoch: int,
+    life: timedelta = LIFE,
+    at: datetime = START,
+) -> WarrantTerms:
+    """Notes the node of a number and an epoch as bob's, warranted at the start."""
+    key, party = key_of_node(node), "bob"
+    terms = WarrantTerms(
+        run_id=plan.plan.run_id,
+        plan_hash=plan.hash,
+        role=plan.plan.find_party(party).role,
+        party=party,
+        tls_key=key,
+        epoch=epoch,
+        issued_at=int(START.timestamp()),
+        expires_at=int((START + life).timestamp()),
+    )
+    showed = msgspec.structs.replace(
+        shown_by(plan.plan, key, party=party, at_party=register.party),
+        warrant=sign_warrant(terms, KEYS[party]),
+    )
+    return register.note_foreign_warrant(showed, collateral=None, at=at)
+
+
+def release(
+    register: Register,
+    plan: SignedPlan,
+    node: int,
+    *,
+    party: str = PARTY,
+    key_ids: tuple[str, ...] = ("sha256:" + 64 * "a",),
+    at: datetime = START,
+) -> int:
+    """Releases keys to the node of a number; returns its epoch."""
+    said_there = transcript_of(
+        plan.plan, key_of_node(node), party=party, at_party=register.party
+    )
+    return register.release(said_there, key_ids=key_ids, at=at)
 
 
 def deposit(

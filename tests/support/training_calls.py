@@ -10,18 +10,21 @@ import grpc
 import pytest
 from tests.support.open_server import OpenServer, refusal_code
 
+from cloister.federation.countersigning import countersign_head
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import (
     CONTRIBUTE,
     FINISH,
     RECEIVE,
     EvaluationReport,
+    FinalReport,
     Header,
     ModelRequest,
     UpdateHeader,
     encode_header,
 )
 from cloister.federation.transfer import chunks_of
+from cloister.ratls.node import Node
 
 Receiving: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
 Contributing: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
@@ -53,16 +56,32 @@ def layout_of_run(server: OpenServer) -> str:
     return server.coordinator.model.layout.digest()
 
 
-def update_for(server: OpenServer, *, round_number: int = 1) -> list[bytes]:
-    """Returns a good update, as the messages of a call."""
+def update_for(server: OpenServer, node: Node, *, round_number: int = 1) -> list[bytes]:
+    """Returns a good update of a node, as the messages of a call."""
     update = ModelBuffer(server.coordinator.model.layout)
     header = UpdateHeader(
         round=round_number,
         layout=layout_of_run(server),
         examples=server.node.plan.training.batch_size,
         loss_sum=1.0,
+        countersignature=countersigned(server, node),
     )
     return [encode_header(header), *chunks_of(update)]
+
+
+def final_report(
+    server: OpenServer, node: Node, evaluation: EvaluationReport
+) -> FinalReport:
+    """Returns a node's report on the model that is out."""
+    return FinalReport(
+        evaluation=evaluation, countersignature=countersigned(server, node)
+    )
+
+
+def countersigned(server: OpenServer, node: Node) -> bytes:
+    """Returns a node's signature over the head of the model that is out, if one is."""
+    published = server.coordinator._published
+    return countersign_head(node, published.header) if published else b"none is out"
 
 
 async def send(call: Contributing, messages: Iterable[bytes]) -> None:

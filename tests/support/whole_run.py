@@ -18,11 +18,13 @@ from tests.support.federation_in_memory import WARRANT_LIFE, Federation, HandClo
 from tests.support.plan_tree import CLASSES, FEATURES, WORKERS
 from tests.support.recorded_log import Event, read_events
 from tests.support.records_in_memory import clouds
+from tests.support.run_audit import open_log_of
 from typing_extensions import override
 
 from cloister.cli.journal import open_journal
 from cloister.cli.output import error_object
 from cloister.errors import CloisterError
+from cloister.federation.audit_log import AuditLog
 from cloister.federation.custodian import Custodian
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.server import Outcome, ServerSettings, serve
@@ -101,14 +103,16 @@ class Scene:
         with open_journal(self.directory, party=node.party, as_json=False) as log:
             try:
                 async with self._custodian(node, custodian, log) as line:
-                    return await serve(
-                        node,
-                        task,
-                        custodian=line,
-                        settings=settings,
-                        log=log,
-                        elapsed=self.elapsed,
-                    )
+                    with self.audit(node, line) as audit:
+                        return await serve(
+                            node,
+                            task,
+                            custodian=line,
+                            settings=settings,
+                            audit=audit,
+                            log=log,
+                            elapsed=self.elapsed,
+                        )
             except CloisterError as error:
                 log.error("failed", **error_object(error))  # noqa: TRY400
                 raise
@@ -142,6 +146,15 @@ class Scene:
             except CloisterError as error:
                 log.error("failed", **error_object(error))  # noqa: TRY400
                 raise
+
+    def audit(self, node: Node, custodian: Custodian) -> AuditLog:
+        """Opens the run's audit log, as a server's process does."""
+        return open_log_of(
+            node,
+            self.directory,
+            federation=self.custodians.federation,
+            known=custodian.mark,
+        )
 
     @asynccontextmanager
     async def _custodian(

@@ -7,9 +7,12 @@ from datetime import timedelta
 from structlog.typing import FilteringBoundLogger
 
 from cloister.cli.host_time import utc_now
+from cloister.cli.passphrases import ask_passphrase, read_passphrase
 from cloister.cli.places import CustodianPlace
 from cloister.cli.trust import collateral_source, read_root, root_name_in
 from cloister.custody.custodian import Custodian
+from cloister.custody.key_store import RegisterKeys
+from cloister.custody.keyring import IdentityFile, Lock
 from cloister.custody.party_key import read_party_key
 from cloister.custody.register import Register
 from cloister.errors import ConfigError
@@ -37,6 +40,25 @@ def open_register(place: CustodianPlace) -> Register:
             remedy="party and database in custodian.toml must be of one custodian.",
         )
     return register
+
+
+def open_keys(place: CustodianPlace, register: Register) -> RegisterKeys:
+    """Returns a custodian's keys; may ask a person for the passphrase.
+
+    Raises:
+        ConfigError: If what is to open the keyring does not, or is not there.
+        StorageError: If the keyring is not the register's, or is damaged.
+    """
+    return RegisterKeys.open(register, path=place.keyring_path, lock=_lock_of(place))
+
+
+def _lock_of(place: CustodianPlace) -> Lock:
+    section = place.site.keyring
+    if section.identity is not None:
+        return IdentityFile(path=place.at(section.identity))
+    if section.passphrase_file is not None:
+        return read_passphrase(place.at(section.passphrase_file))
+    return ask_passphrase(place.keyring_path)
 
 
 class UnpinnedPlans:
@@ -94,6 +116,7 @@ def build_custodian(
         party=place.party,
         key=read_party_key(place.key_path),
         register=register,
+        keys=open_keys(place, register),
         appraiser=Appraiser(
             root=root,
             collateral=collateral_source(section, root, at=place.at, clock=clock),

@@ -7,12 +7,8 @@ custodian. Nothing is signed: that is for people to do.
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 import shutil
-import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,27 +25,20 @@ from cloister.attestation.platforms.simulated.collateral import (
 )
 from cloister.attestation.platforms.simulated.root import create_simulated_root
 from cloister.attestation.reports import Tee
-from cloister.cli.custodian_files import write_custodian
-from cloister.cli.deployment_files import (
-    COLLATERAL,
-    PartyEntry,
-    plan_text,
-    site_text,
-)
+from cloister.cli.deployment_files import PartyEntry, plan_text
+from cloister.cli.deployment_sites import MadeCustodian, make_sites
 from cloister.cli.interpreter import isolated_path
 from cloister.cli.names import check_name
 from cloister.cli.recipes import Recipe
 from cloister.cli.whole_directory import whole_directory
-from cloister.errors import ConfigError, PlatformError
+from cloister.errors import ConfigError
 from cloister.federation.task_loading import read_task_source
-from cloister.plan.plan import read_plan
+from cloister.plan.plan import Role, read_plan
 from cloister.storage.model_vault import new_identity
 from cloister.storage.raw_shard import digest_raw_shard
 from cloister.workloads.shards import split_cifar, write_digit_shards
 
 SERVER = "aggregator"
-# Where the ports of a deployment are looked for.
-_PORTS = range(20_000, 32_000)
 TEES: tuple[Tee, ...] = ("sgx", "tdx")
 
 
@@ -65,6 +54,7 @@ class DeploymentOrder:
         server_tee: Kind of the server's simulated platform.
         data: A CIFAR-10 binary directory to distribute; None for digits.
         seed: Decides how data is distributed.
+        recipients: Names of attested recipients, each with its platform's kind.
     """
 
     directory: Path
@@ -74,11 +64,21 @@ class DeploymentOrder:
     server_tee: Tee
     data: Path | None
     seed: int = 7
+    recipients: tuple[tuple[str, Tee], ...] = ()
 
     @property
-    def parties(self) -> tuple[tuple[str, Tee], ...]:
-        """Name and platform of everybody, the server first."""
-        return ((SERVER, self.server_tee), *self.workers)
+    def parties(self) -> tuple[tuple[str, Tee, Role], ...]:
+        """Name, platform and role of everybody, the server first."""
+        return (
+            (SERVER, self.server_tee, "server"),
+            *((name, tee, "worker") for name, tee in self.workers),
+            *((name, tee, "recipient") for name, tee in self.recipients),
+        )
+
+    @property
+    def shareholders(self) -> tuple[str, ...]:
+        """Whose custodians hold the shares of the state keys."""
+        return (SERVER, *(name for name, _ in self.workers[:1]))
 
 
 def write_deployment(
@@ -95,7 +95,7 @@ def write_deployment(
         ConfigError: If the directory is in use, or the data does not fit.
         StorageError: If a file cannot be written.
     """
-    names = [name for name, _ in order.workers]
+    names = [name for name, _ in (*order.workers, *order.recipients)]
     for name in names:
         check_name(name)
     if len({SERVER, *names}) != len(names) + 1:
@@ -122,16 +122,19 @@ def _fill(
     tell("distributing the data over the workers")
     _distribute(order, [draft / "parties" / name / "data" for name, _ in order.workers])
     tell("measuring what the nodes will run")
-    measurements = _measure(task_source)
-    tell("making every party's key and custodian")
-    keys = _make_sites(draft, order)
+    measurements = _measure(task_source, order)
+    tell("making every party's keys and custodian")
+    custodians = make_sites(
+        draft, order.parties, shareholders=order.shareholders, at=at
+    )
     recipient = _make_owner(draft / "owner")
     (draft / "plan.toml").write_text(
         plan_text(
             order.recipe,
             run=order.run,
             parties=tuple(
-                _entry(draft, name, key, platforms[name]) for name, key in keys.items()
+                _entry(draft, name, role, custodians[name], platforms[name])
+                for name, _, role in order.parties
             ),
             root=root,
             measurements=measurements,
@@ -156,7 +159,7 @@ def _make_platforms(
         name = collateral_file_name(tee)
         shutil.copyfile(root.directory / name, draft / "collateral" / name)
     platforms: dict[str, str] = {}
-    for name, _ in order.parties:
+    for name, _, _ in order.parties:
         party = draft / "parties" / name
         party.mkdir(parents=True)
         platforms[name] = root.issue_platform(
@@ -176,37 +179,15 @@ def _distribute(order: DeploymentOrder, shards: Sequence[Path]) -> None:
         split_cifar(order.data, shards)
 
 
-def _measure(task_source: bytes) -> dict[str, Measurement]:
+def _measure(task_source: bytes, order: DeploymentOrder) -> dict[str, Measurement]:
     installation = measure_installation(
         interpreter=running_interpreter(), search_path=isolated_path()
     )
+    roles = dict.fromkeys(role for _, _, role in order.parties)
     return {
         role: node_measurement(installation, task_source=task_source, role=role)
-        for role in ("server", "worker")
+        for role in roles
     }
-
-
-def _make_sites(draft: Path, order: DeploymentOrder) -> dict[str, str]:
-    """Writes everybody's custodian and site; returns the public keys by party."""
-    enrolment, training, *addresses = _free_addresses(2 + len(order.parties))
-    keys: dict[str, str] = {}
-    for (name, tee), address in zip(order.parties, addresses, strict=True):
-        directory = draft / "custodians" / name
-        directory.mkdir(parents=True)
-        keys[name] = write_custodian(
-            directory, party=name, address=address, collateral=COLLATERAL
-        )
-        (draft / "parties" / name / "site.toml").write_text(
-            site_text(
-                party=name,
-                tee=tee,
-                enrolment=enrolment,
-                training=training,
-                custodian=address,
-                with_data=name != SERVER,
-            )
-        )
-    return keys
 
 
 def _make_owner(directory: Path) -> str:
@@ -219,35 +200,16 @@ def _make_owner(directory: Path) -> str:
     return recipient
 
 
-def _entry(draft: Path, name: str, key: str, platform: str) -> PartyEntry:
-    server = name == SERVER
+def _entry(
+    draft: Path, name: str, role: Role, custodian: MadeCustodian, platform: str
+) -> PartyEntry:
+    shard = draft / "parties" / name / "data"
     return PartyEntry(
         name=name,
-        role="server" if server else "worker",
-        key=key,
-        data=None if server else digest_raw_shard(draft / "parties" / name / "data"),
+        role=role,
+        key=custodian.key,
         platforms=(platform,),
-    )
-
-
-def _free_addresses(count: int) -> list[str]:
-    """Returns loopback addresses nobody uses at this moment.
-
-    Below the range from which systems give ports to outgoing connections, so that none
-    of those takes one before its node listens there.
-    """
-    found: list[str] = []
-    with ExitStack() as held:
-        for port in secrets.SystemRandom().sample(_PORTS, k=len(_PORTS)):
-            each = held.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                each.bind(("127.0.0.1", port))
-                found.append(f"127.0.0.1:{port}")
-            if len(found) == count:
-                return found
-    raise PlatformError(
-        "no free port on the loopback interface",
-        code="port-unusable",
-        expected=f"{count} free ports from {_PORTS[0]} to {_PORTS[-1]}",
-        got=str(len(found)),
+        data=digest_raw_shard(shard) if role == "worker" else None,
+        state_share=custodian.keys.get("state-share"),
+        recipient=custodian.keys.get("vault"),
     )

@@ -17,8 +17,31 @@ class PartyEntry:
     name: str
     role: str
     key: str
-    data: str | None
     platforms: tuple[str, ...]
+    data: str | None = None
+    state_share: str | None = None
+    recipient: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteEntry:
+    """What one party's node knows.
+
+    Attributes:
+        party: The party.
+        tee: Kind of its simulated platform.
+        ports: The server's enrolment and training port; None for a recipient.
+        custodian: Where its custodian listens.
+        with_data: Whether it has records.
+        shares: Where other shareholders' custodians listen.
+    """
+
+    party: str
+    tee: str
+    ports: tuple[str, str] | None
+    custodian: str
+    with_data: bool
+    shares: Mapping[str, str]
 
 
 def plan_text(
@@ -65,24 +88,16 @@ def policy_text(role: str, measured: Measurement, *, root: str) -> str:
     )
 
 
-def site_text(
-    *,
-    party: str,
-    tee: str,
-    enrolment: str,
-    training: str,
-    custodian: str,
-    with_data: bool,
-) -> str:
+def site_text(entry: SiteEntry) -> str:
     """Returns a party's site file."""
     return _SITE.format(
-        party=party,
-        tee=tee,
-        enrolment=enrolment,
-        training=training,
-        custodian=custodian,
+        party=entry.party,
+        tee=entry.tee,
+        addresses=_addresses(entry.ports),
+        custodian=entry.custodian,
         collateral=COLLATERAL,
-        data='data = "data"\n' if with_data else "",
+        data='data = "data"\n' if entry.with_data else "",
+        shares=_shares(entry.shares),
     )
 
 
@@ -97,7 +112,26 @@ def _party(entry: PartyEntry) -> str:
     lines.append(f"platforms = {json.dumps(list(entry.platforms))}")
     if entry.data:
         lines += ['admit = "attested"', f"data = {json.dumps(entry.data)}"]
+    # Of each other's keys, custodians know the names alone.
+    if entry.state_share:
+        lines.append(f"state_share = {json.dumps(entry.state_share)}")
+    if entry.recipient:
+        lines.append(f"recipient = {json.dumps(entry.recipient)}")
     return "\n".join(lines) + "\n"
+
+
+def _addresses(ports: tuple[str, str] | None) -> str:
+    if ports is None:
+        return ""
+    enrolment, training = map(json.dumps, ports)
+    return f"{_ADDRESSES}\nenrolment = {enrolment}\ntraining = {training}\n\n"
+
+
+def _shares(custodians: Mapping[str, str]) -> str:
+    if not custodians:
+        return ""
+    lines = [f"{name} = {json.dumps(at)}" for name, at in custodians.items()]
+    return "\n".join(("", _SHARES, *lines, ""))
 
 
 def _inline(options: Mapping[str, bool | int | float]) -> str:
@@ -153,6 +187,12 @@ trust_root = "../../trust-root.der"  # must be the root that the plan names
 directory = "../../collateral"
 """
 
+_ADDRESSES = """\
+[addresses]                          # the server listens here, workers call here"""
+
+_SHARES = """\
+[shares]                             # custodians of the other parties with a share"""
+
 _SITE = """\
 # What this node alone knows; unhashed. Paths are relative to this file.
 party = "{party}"
@@ -166,10 +206,6 @@ directory = "insecure-simulated-platform"
 [custodian]                          # this party's own; warrants this node
 address = "{custodian}"
 
-[addresses]                          # the server listens here, workers call here
-enrolment = "{enrolment}"
-training = "{training}"
-
-[paths]
+{addresses}[paths]
 runs = "../../runs"
-{data}"""
+{data}{shares}"""

@@ -2,7 +2,8 @@
 
 The same lines go to stdout with ``--json``, where a launcher reads them, or in short
 form to stderr for a person. Logs lie on an untrusted host: they carry counts, times,
-public values and aggregates, never a key, a parameter or one party's metric.
+public values and aggregates, never a key, a parameter or one party's metric; but for
+what a recipient's evaluation gives, which its site asked for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Starts all custodians and nodes of a plan on this machine, and sees them through.
+"""Starts the custodians and nodes of a plan on this machine, and sees them through.
+
+Not the recipients: there is nothing for them before the model is sealed.
 
 The custodians come first and go last: a node waits for its warrant, and deposits how
 far it came until its end. The first process to fail decides how the run ends; the
@@ -58,7 +60,7 @@ class Launcher:
             failed = await _until_all_said(custodians, "custodian-listening")
             if failed is not None:
                 return failed
-            for party in self._plan.party:
+            for party in (self._plan.server, *self._plan.workers):
                 await self._start_node(party, nodes)
             return await _until_end(nodes, custodians)
         finally:

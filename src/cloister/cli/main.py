@@ -19,6 +19,7 @@ from cloister.cli.output import show_error
 from cloister.errors import CloisterError
 
 COMMANDS = {
+    "audit": "Check what happened in a run, and read it.",
     "custodian": "Keep a party's consents, and warrant its nodes.",
     "demo": "Train, seal and open a model with three simulated nodes.",
     "init": "Write a deployment to edit.",
@@ -28,6 +29,7 @@ COMMANDS = {
     "plan": "Check, show, sign, amend or withdraw a plan.",
     "policy": "Say what a policy accepts, or write one.",
     "quote": "Show a quote, or verify it.",
+    "recipient": "Open a sealed model in an attested node.",
     "run": "Start all nodes of a plan on this machine.",
     "server": "Start the server node of a plan.",
     "worker": "Start one party's worker node.",

@@ -18,11 +18,13 @@ from cloister.cli.places import Place
 from cloister.cli.platforms import open_prover, warn_if_refusable
 from cloister.cli.trust import collateral_source, read_root
 from cloister.custody.client import CustodianLine
+from cloister.custody.node_keys import NodeKeys, gather_keys, other_shareholders
+from cloister.errors import ConfigError
 from cloister.federation.task import Task
 from cloister.federation.task_loading import load_task, read_task_source
 from cloister.plan.consent import check_consents
 from cloister.plan.plan import plan_hash
-from cloister.plan.site import parse_address
+from cloister.plan.site import Address, parse_address
 from cloister.ratls.appraiser import Appraiser
 from cloister.ratls.clock import FlooredClock
 from cloister.ratls.epochs import EpochMemory
@@ -43,6 +45,7 @@ async def build_node(place: Place, *, log: FilteringBoundLogger) -> tuple[Node, 
             not fit the plan.
     """
     plan, party = place.plan, place.party
+    share_addresses(place)  # a mistake there is told at once, not after a warrant
     clock = FlooredClock(utc_now)
     consents = check_consents(plan, place.plan_path, at=clock())
     clock.raise_floor(consents.newest, source="the newest consent")
@@ -103,6 +106,49 @@ async def open_line(
             reason="signed times say that it is later; this node goes by them",
         )
     return line
+
+
+async def gather(
+    node: Node, line: CustodianLine, place: Place, *, log: FilteringBoundLogger
+) -> NodeKeys:
+    """Returns the keys that the plan gives to the node, from all who keep them.
+
+    Before any training: a share that is missing is known now, not after hours.
+
+    Raises:
+        CloisterError: If a custodian refuses, is refused, does not come, or gives
+            another key; or if the site does not say where one listens.
+    """
+    platform = node.prover.platform if isinstance(node.prover, EvidenceProver) else None
+    return await gather_keys(
+        node,
+        line,
+        share_addresses=share_addresses(place),
+        platform=platform,
+        patience_seconds=place.site.patience_seconds,
+        log=log,
+    )
+
+
+def share_addresses(place: Place) -> dict[str, Address]:
+    """Returns where the custodians of other parties with a share listen.
+
+    Raises:
+        ConfigError: If the site leaves one out, or names one that nobody will ask.
+    """
+    needed = set(other_shareholders(place.plan, place.party))
+    named = set(place.site.shares)
+    if needed != named:
+        missing, unused = sorted(needed - named), sorted(named - needed)
+        raise ConfigError(
+            "[shares] in the site file does not fit the plan",
+            code="share-address-missing" if missing else "share-address-unused",
+            expected=f"the custodians of {', '.join(sorted(needed)) or 'nobody'}: the"
+            " other parties that hold a share of this node's state key",
+            got=f"nothing of {', '.join(missing)}" if missing else ", ".join(unused),
+            remedy="Correct [shares] in site.toml.",
+        )
+    return {name: parse_address(at) for name, at in place.site.shares.items()}
 
 
 def _appraiser(place: Place, clock: FlooredClock) -> Appraiser:

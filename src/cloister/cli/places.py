@@ -9,9 +9,12 @@ from pathlib import Path
 from cloister.errors import ConfigError
 from cloister.plan.custodian_site import CustodianSite, read_custodian_site
 from cloister.plan.plan import Party, Plan, Role, read_plan
-from cloister.plan.site import Address, Site, parse_address, read_site
+from cloister.plan.site import Address, Addresses, Site, parse_address, read_site
 
 CUSTODIAN_FILE = "custodian.toml"
+# In a run's directory.
+AUDIT_NAME = "audit.jsonl"
+MODEL_NAME = "model.safetensors.age"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,13 @@ class Place:
     plan_path: Path
     site: Site
     site_directory: Path
+
+    @property
+    def addresses(self) -> Addresses:
+        """The server's ports; `read_place` checked that the site names them."""
+        if self.site.addresses is None:
+            raise RuntimeError("a recipient never meets the server")
+        return self.site.addresses
 
     def at_site(self, path: str) -> Path:
         """Returns a path of the site file, resolved."""
@@ -64,7 +74,12 @@ class Place:
     @property
     def model_path(self) -> Path:
         """Where the sealed model goes."""
-        return self.run_directory / "model.safetensors.age"
+        return self.run_directory / MODEL_NAME
+
+    @property
+    def audit_path(self) -> Path:
+        """The run's audit log, which its server writes."""
+        return self.run_directory / AUDIT_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +119,11 @@ class CustodianPlace:
         return self.at(self.site.database)
 
     @property
+    def keyring_path(self) -> Path:
+        """What seals the keys in the register."""
+        return self.at(self.site.keyring.file)
+
+    @property
     def log_path(self) -> Path:
         """The custodian's log."""
         return self.at(self.site.logs) / f"{self.party}-custodian.jsonl"
@@ -136,7 +156,8 @@ def read_place(
         site_path: Its site file; None for where `init` puts it.
 
     Raises:
-        ConfigError: If a file does not fit, or the party has another role.
+        ConfigError: If a file does not fit, the party has another role, or the site
+            lacks what that role needs.
     """
     plan = read_plan(plan_path)
     found = plan.find_party(party) if party else plan.server
@@ -156,12 +177,31 @@ def read_place(
             expected=found.name,
             got=site.party,
         )
+    _check_addresses(site, role=role)
     return Place(
         plan=plan,
         plan_path=plan_path.resolve(),
         site=site,
         site_directory=path.resolve().parent,
     )
+
+
+def _check_addresses(site: Site, *, role: Role) -> None:
+    """Refuses a site without the server's ports, where they are needed; or with them.
+
+    A recipient meets its custodian and nobody else.
+    """
+    needed = role != "recipient"
+    if needed != (site.addresses is not None):
+        raise ConfigError(
+            "[addresses] in the site file does not fit the node's role",
+            code="addresses-missing" if needed else "addresses-unused",
+            expected=f"the server's ports for a {role}"
+            if needed
+            else f"no [addresses] for a {role}",
+            got="none" if needed else "some",
+            remedy="Correct [addresses] in site.toml.",
+        )
 
 
 def check_new_run(place: Place) -> Place:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloister.attestation.policy_words import references_in_words, root_in_words
-from cloister.plan.plan import Plan, plan_hash
+from cloister.plan.plan import Party, Plan, plan_hash
 
 
 def describe(plan: Plan) -> list[str]:
@@ -14,6 +14,7 @@ def describe(plan: Plan) -> list[str]:
         *_predecessor(plan),
         "",
         f"{plan.server.name} aggregates; {workers} train on their own data.",
+        *_attested_recipients(plan),
         f"{training.rounds} rounds of synchronous SGD, {training.batch_size} examples"
         f" a worker and round, in {training.precision}, all workers every round.",
         f"The task is {plan.task.class_} in {plan.task.file}"
@@ -22,13 +23,77 @@ def describe(plan: Plan) -> list[str]:
         *_attestation(plan),
         "",
         *_admission(plan),
+        *_keys(plan),
+        "",
         "The host sees sizes, times, round numbers and aggregate metrics.",
+        *_evaluated(plan),
         "A worker sees every round's model, and what it can compute from two of them:"
         " of only two workers, each learns the other's mean gradient. It never sees"
         " another's records.",
-        "The model is sealed to:",
-        *(f"  {recipient}" for recipient in plan.model.recipients),
+        *_sealed_to(plan),
     ]
+
+
+def _attested_recipients(plan: Plan) -> list[str]:
+    names = [p.name for p in plan.party if p.role == "recipient"]
+    return [f"{', '.join(names)} may use the model in attested nodes."] if names else []
+
+
+def _evaluated(plan: Plan) -> list[str]:
+    """Says what a recipient's host learns: whoever signs may know the records."""
+    lines: list[str] = []
+    for party in plan.party:
+        if party.role == "recipient" and party.data is not None:
+            lines += [
+                f"The node of {party.name} evaluates the model on the records"
+                f" {party.data}:",
+                "its metrics over them appear in its log on its host.",
+            ]
+    return lines
+
+
+def _sealed_to(plan: Plan) -> list[str]:
+    lines = ["The model is sealed to:"]
+    lines += [
+        f"  {recipient}: whoever has the identity opens it anywhere"
+        for recipient in plan.model.recipients
+    ]
+    lines += [
+        f"  {party.recipient}: the custodian of {party.name} keeps the identity"
+        for party in plan.party
+        if party.recipient is not None
+    ]
+    return lines
+
+
+def _keys(plan: Plan) -> list[str]:
+    """Says which custodian releases which key, and to what code."""
+    lines: list[str] = []
+    for party in plan.party:
+        if party.data_key is not None:
+            lines.append(
+                f"{party.name} keeps the key of its data, and releases it to its own"
+                f" worker alone{_running(party)}."
+            )
+        if party.recipient is not None:
+            lines.append(
+                f"{party.name} keeps an identity that opens the model, and releases it"
+                f" to its own recipient alone{_running(party)}."
+            )
+    if plan.shareholders:
+        holders = ", ".join(party.name for party in plan.shareholders)
+        lines += [
+            f"{holders} keep a share each of the keys that seal the nodes' state, and"
+            " release it to every attested node that trains or aggregates.",
+            "No one of them alone can open the state; all of them together can.",
+        ]
+    return ["", "Custodians keep keys:", *lines] if lines else []
+
+
+def _running(party: Party) -> str:
+    if party.admit == "attested":
+        return ", which must run exactly what is listed above"
+    return ", whatever that runs"
 
 
 def _predecessor(plan: Plan) -> list[str]:
@@ -42,9 +107,15 @@ def _predecessor(plan: Plan) -> list[str]:
 
 
 def _attestation(plan: Plan) -> list[str]:
-    policies = [("server", plan.policy.server)]
-    if plan.policy.worker is not None:
-        policies.append(("worker", plan.policy.worker))
+    policies = {
+        role: policy
+        for role, policy in (
+            ("server", plan.policy.server),
+            ("worker", plan.policy.worker),
+            ("recipient", plan.policy.recipient),
+        )
+        if policy is not None
+    }
     by_identity = [p.name for p in plan.workers if p.admit == "identity"]
     lines = [
         "Every node must prove by attestation that it runs exactly:"
@@ -52,7 +123,7 @@ def _attestation(plan: Plan) -> list[str]:
         else "Every node but those named below must prove by attestation that it runs"
         " exactly:"
     ]
-    for role, policy in policies:
+    for role, policy in policies.items():
         lines += [f"  {role}: {line}" for line in references_in_words(policy)]
     lines += [
         f"on {root_in_words(plan.policy.server)}.",

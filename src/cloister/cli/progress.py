@@ -35,6 +35,7 @@ _LINES = frozenset(
         "node-measured",
         "node-unmeasured",
         "waiting-for-custodian",
+        "waiting-for-share",
         "server-attested",
         "peer-admitted",
         "finished",

@@ -10,6 +10,7 @@ _STATES = {
     "node-unmeasured": "not measured",
     "waiting-for-custodian": "waiting for its custodian",
     "warranted": "warranted",
+    "waiting-for-share": "waiting for a share of its key",
     "waiting-for-server": "waiting for the server",
     "listening": "listening",
     "server-attested": "attested the server",
@@ -28,7 +29,7 @@ class RunView:
         self.plan = plan
         self.parties: dict[str, dict[str, str]] = {
             p.name: {"role": p.role, "tee": "", "state": "starting", "attested": ""}
-            for p in plan.party
+            for p in (plan.server, *plan.workers)
         }
         self.round = 0
         self.loss: float | None = None

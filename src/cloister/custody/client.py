@@ -1,59 +1,48 @@
-"""A node's line to its custodian: warrants and their renewal, and deposits of marks."""
+"""A node's line to its custodian: warrants, their renewal, its keys, and marks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
-import grpc
 from structlog.typing import FilteringBoundLogger
 
+from cloister.custody.calling import Callee, patiently, refusing
 from cloister.custody.certificate import CustodianCertificate
 from cloister.custody.messages import (
     CustodianChallenge,
     CustodianProof,
     Deposit,
     Deposited,
+    KeysReleased,
     Warranted,
     decode_from_custodian,
 )
 from cloister.custody.node_meeting import NodeMeeting
-from cloister.custody.service import METHOD
-from cloister.errors import (
-    CloisterError,
-    PeerInTrouble,
-    ProtocolError,
-    RefusedByPeer,
-    VerificationError,
-)
+from cloister.errors import ProtocolError, RefusedByPeer, VerificationError
+from cloister.plan.plan import PlanHash
 from cloister.plan.site import Address
-from cloister.ratls.challenge import MAX_MESSAGE_BYTES, encode_message
-from cloister.ratls.channels import open_channel
-from cloister.ratls.exchange import Call, broken_off, next_reply, not_met, refuse
-from cloister.ratls.insecure_fetch import fetch_unverified_certificate
+from cloister.ratls.challenge import Message, encode_message
+from cloister.ratls.exchange import Call, next_reply, not_met
 from cloister.ratls.limits import USUAL_LIMITS, Limits
 from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
+from cloister.storage.keys import KeyKind, Secret
 
-_FIRST_RETRY_SECONDS = 0.1
-_LAST_RETRY_SECONDS = 2.0
-# What a custodian may say today and not tomorrow: people sign plans by hand, and a
-# busy, absent or stopping custodian comes back.
-_WAITED_FOR = frozenset(
-    {
-        "plan-not-consented",
-        "custodian-busy",
-        "custodian-unreachable",
-        "enrolment-broken",
-    }
-)
+# What a fresh session mends: one that was cut, and one that was opened long ago.
+_MEND = frozenset({"enrolment-broken", "proof-old"})
+_Asked = TypeVar("_Asked")
+_Result = TypeVar("_Result")
+_Wanted = TypeVar("_Wanted", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
     call: Call
+    meeting: NodeMeeting
     resources: AsyncExitStack
 
 
@@ -76,17 +65,31 @@ class CustodianLine:
         limits: Limits = USUAL_LIMITS,
     ) -> None:
         self._node = node
-        self._address = address
+        self._custodian = Callee(
+            address=address,
+            whose="this party's custodian",
+            section="custodian",
+            limits=limits,
+        )
         self._log = log
-        self._limits = limits
         self._session: _Session | None = None
         self._turn = asyncio.Lock()
         self._mark: Mark | None = None
+        self._mark_plan: PlanHash | None = None
 
     @property
     def mark(self) -> Mark | None:
         """How far the party knows the run to be; None before the first deposit."""
         return self._mark
+
+    @property
+    def mark_plan(self) -> PlanHash | None:
+        """The plan under which that mark was deposited; None without a mark.
+
+        It is the node's own, or one before it. The mark's audit head lies in the log of
+        that plan.
+        """
+        return self._mark_plan
 
     async def first_warrant(self, *, patience_seconds: float) -> None:
         """Gets the node its warrant; waits for a custodian, and for a consent.
@@ -95,29 +98,12 @@ class CustodianLine:
             VerificationError: If either refuses the other.
             ProtocolError: If no custodian answers for that long, or it cannot go on.
         """
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + patience_seconds
-        pause = _FIRST_RETRY_SECONDS
-        told = ""
-        while True:
-            try:
-                async with self._turn:
-                    await self._meet_first()
-            except CloisterError as error:
-                if not _passes(error) or loop.time() >= give_up:
-                    raise
-                if error.code != told:
-                    self._log.warning(
-                        "waiting-for-custodian",
-                        custodian=str(self._address),
-                        code=error.code,
-                        reason=str(error),
-                    )
-                    told = error.code
-            else:
-                return
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LAST_RETRY_SECONDS)
+
+        async def meet() -> None:
+            async with self._turn:
+                await self._meet_first()
+
+        await self._patiently(meet, patience_seconds=patience_seconds)
 
     async def renew(self) -> None:
         """Meets the custodian anew; the node holds a fresh warrant afterwards.
@@ -130,6 +116,24 @@ class CustodianLine:
         async with self._turn:
             await self._meet_again()
 
+    async def keys(
+        self, kinds: Sequence[KeyKind], *, patience_seconds: float
+    ) -> dict[KeyKind, Secret]:
+        """Returns the node's keys of these kinds, each the one that the plan names.
+
+        Raises:
+            VerificationError: If the plan gives it none of a kind, the custodian
+                refuses, or gives another key.
+            ProtocolError: If no custodian answers for that long, it cannot go on, or
+                somebody else answers.
+        """
+
+        async def ask() -> dict[KeyKind, Secret]:
+            async with self._turn:
+                return await self._once_more(self._keys, kinds)
+
+        return await self._patiently(ask, patience_seconds=patience_seconds)
+
     async def deposit(self, mark: Mark) -> None:
         """Has the custodian remember how far the run has come.
 
@@ -140,17 +144,9 @@ class CustodianLine:
                 somebody else answers.
         """
         async with self._turn:
-            if self._session is None:
-                await self._meet_again()
-            try:
-                await self._deposit(mark)
-            except ProtocolError as error:
-                if error.code != "enrolment-broken":
-                    raise
-                # It was started anew, or the network was: once more on a fresh line.
-                await self._meet_again()
-                await self._deposit(mark)
-            self._mark = mark
+            await self._once_more(self._deposit, mark)
+            if mark != self._mark:
+                self._mark, self._mark_plan = mark, self._node.plan_hash
 
     async def close(self) -> None:
         """Ends the session."""
@@ -169,78 +165,35 @@ class CustodianLine:
         try:
             certificate = meeting.pin(unverified)
         except VerificationError as error:
-            raise not_met(self._who, error) from error
+            raise not_met(str(self._custodian), error) from error
         await self._open(meeting, certificate)
 
     async def _begin(self) -> tuple[NodeMeeting, bytes]:
         await self.close()
-        return NodeMeeting(self._node), await self._fetch_unverified_certificate()
+        certificate = await self._custodian.fetch_unverified_certificate()
+        return NodeMeeting(self._node), certificate
 
     async def _open(
         self, meeting: NodeMeeting, certificate: CustodianCertificate
     ) -> None:
-        channel = open_channel(
-            self._address,
-            pinned_certificate=certificate.der,
-            max_message_bytes=MAX_MESSAGE_BYTES,
-        )
         # Also when cancelled: a line is open whole or not at all.
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(channel)
-            call: Call = channel.stream_stream(METHOD)()
-            async with self._answering():
-                try:
-                    await self._challenge(meeting, call)
-                except (RefusedByPeer, PeerInTrouble):
-                    raise
-                except CloisterError as error:
-                    await refuse(call, error)
-                    raise
-            self._session = _Session(call, stack.pop_all())
-
-    async def _fetch_unverified_certificate(self) -> bytes:
-        try:
-            return await fetch_unverified_certificate(self._address)
-        except ProtocolError as error:
-            raise ProtocolError(
-                f"no custodian answers at {self._address}",
-                code="custodian-unreachable",
-                expected="this party's custodian",
-                got=error.got,
-                remedy="Start it, or correct [custodian] in site.toml.",
-            ) from error
-
-    @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
-        """Turns a custodian that breaks off or falls silent into an error of ours."""
-        try:
-            async with asyncio.timeout(self._limits.handshake_seconds):
-                yield
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise broken_off(self._who, error) from error
-        except TimeoutError as error:
-            raise ProtocolError(
-                f"{self._who} does not answer",
-                code="enrolment-broken",
-                expected=f"an answer within {self._limits.handshake_seconds:g} s",
-                got="nothing",
-            ) from error
+            call = await stack.enter_async_context(self._custodian.call(certificate))
+            async with self._custodian.answering(), refusing(call):
+                await self._challenge(meeting, call)
+            self._session = _Session(call, meeting, stack.pop_all())
 
     async def _challenge(self, meeting: NodeMeeting, call: Call) -> None:
         await call.write(encode_message(meeting.hello()))
-        challenge = await next_reply(
-            call, decode_from_custodian, CustodianChallenge, peer=self._who
-        )
+        challenge = await self._reply(call, CustodianChallenge)
         await call.write(encode_message(meeting.possess(challenge)))
-        proof = await next_reply(
-            call, decode_from_custodian, CustodianProof, peer=self._who
-        )
+        proof = await self._reply(call, CustodianProof)
         # In a thread: a quote takes a while on real machines.
         await call.write(encode_message(await asyncio.to_thread(meeting.prove, proof)))
-        warranted = await next_reply(
-            call, decode_from_custodian, Warranted, peer=self._who
-        )
+        warranted = await self._reply(call, Warranted)
         self._mark = meeting.accept(warranted)
+        named = warranted.mark_plan
+        self._mark_plan = None if named is None else PlanHash(named)
         terms = warranted.warrant.terms
         self._log.info(
             "warranted",
@@ -249,33 +202,72 @@ class CustodianLine:
             round=self._mark.round if self._mark else 0,
         )
 
-    async def _deposit(self, mark: Mark) -> None:
+    async def _once_more(
+        self, act: Callable[[_Asked], Awaitable[_Result]], asked: _Asked
+    ) -> _Result:
+        """Does something in the session; in a fresh one if there is none, or it broke.
+
+        The custodian was started anew, or the network was; or it wants keys asked for
+        by a node that proves itself now.
+        """
         if self._session is None:
-            raise RuntimeError("meet first")
-        session, self._session = self._session, None
-        # A session in which anything went wrong is over: an answer that comes late
-        # would be taken for the next one's.
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(session.resources)
-            async with self._answering():
-                await session.call.write(encode_message(Deposit(mark=mark)))
-                deposited = await next_reply(
-                    session.call, decode_from_custodian, Deposited, peer=self._who
-                )
+            await self._meet_again()
+        try:
+            return await act(asked)
+        except (ProtocolError, RefusedByPeer) as error:
+            if error.code not in _MEND:
+                raise
+            await self._meet_again()
+            return await act(asked)
+
+    async def _keys(self, kinds: Sequence[KeyKind]) -> dict[KeyKind, Secret]:
+        async with self._lent_session() as session:
+            request = encode_message(session.meeting.request(kinds))
+            await session.call.write(request)
+            released = await self._reply(session.call, KeysReleased)
+            async with refusing(session.call):
+                return session.meeting.open(released, kinds=kinds)
+
+    async def _deposit(self, mark: Mark) -> None:
+        async with self._lent_session() as session:
+            await session.call.write(encode_message(Deposit(mark=mark)))
+            deposited = await self._reply(session.call, Deposited)
             if deposited.mark != mark:
                 raise ProtocolError(
-                    f"{self._who} remembers something else than it was told",
+                    f"{self._custodian} remembers something else than it was told",
                     code="deposit-differs",
                     expected=f"round {mark.round}",
                     got=f"round {deposited.mark.round}",
                 )
+
+    @asynccontextmanager
+    async def _lent_session(self) -> AsyncIterator[_Session]:
+        """Lends the session for one request.
+
+        A session in which anything went wrong is over: an answer that comes late would
+        be taken for the next one's.
+        """
+        if self._session is None:
+            raise RuntimeError("meet first")
+        session, self._session = self._session, None
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(session.resources)
+            async with self._custodian.answering():
+                yield session
             stack.pop_all()
         self._session = session
 
-    @property
-    def _who(self) -> str:
-        return f"the custodian at {self._address}"
+    async def _reply(self, call: Call, wanted: type[_Wanted]) -> _Wanted:
+        return await next_reply(
+            call, decode_from_custodian, wanted, peer=str(self._custodian)
+        )
 
-
-def _passes(error: CloisterError) -> bool:
-    return error.code in _WAITED_FOR or isinstance(error, PeerInTrouble)
+    async def _patiently(
+        self, attempt: Callable[[], Awaitable[_Result]], *, patience_seconds: float
+    ) -> _Result:
+        return await patiently(
+            attempt,
+            custodian=self._custodian,
+            patience_seconds=patience_seconds,
+            log=self._log,
+        )

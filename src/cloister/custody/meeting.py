@@ -1,4 +1,4 @@
-"""The custodian's side of a node's session, step by step, without any network.
+"""The custodian's side of a session with its own party's node, without any network.
 
 The numbers are those of `messages.py`. Steps that read or write the register wait for a
 disk, so they belong in a thread.
@@ -6,28 +6,26 @@ disk, so they belong in a thread.
 
 from __future__ import annotations
 
-import secrets
-
-from cloister.custody.custodian import Custodian
+from cloister.custody.custodian import Custodian, Proved, Release
+from cloister.custody.hello import check_same, plan_named, transcript_with
 from cloister.custody.messages import (
     CustodianChallenge,
     CustodianProof,
     Deposit,
     Deposited,
+    KeyRequest,
     Possession,
     Warranted,
 )
-from cloister.errors import VerificationError
-from cloister.plan.plan import Plan, PlanHash
-from cloister.ratls.challenge import NONCE_BYTES, VERSION, ClientProof, Hello
-from cloister.ratls.epochs import key_digest
-from cloister.ratls.identity import Spki, parse_spki
-from cloister.ratls.proofs import verify_client_proof, verify_possession
-from cloister.ratls.transcript import Nonce, Transcript
+from cloister.plan.plan import Plan
+from cloister.ratls.challenge import ClientProof, Hello
+from cloister.ratls.identity import Spki
+from cloister.ratls.proofs import verify_possession
+from cloister.ratls.transcript import Transcript
 
 
 class CustodianMeeting:
-    """One node's session with its custodian.
+    """One node's session with its party's custodian.
 
     Args:
         custodian: The custodian.
@@ -40,18 +38,13 @@ class CustodianMeeting:
         self._plan: Plan | None = None
         self._transcript: Transcript | None = None
         self._possessed = False
-        self._proved = False
-        self._warranted = False
+        self._proved: Proved | None = None
+        self._epoch: int | None = None
 
     @property
-    def known(self) -> bool:
-        """Whether the node proved itself; anybody can hold some TLS key."""
+    def proved(self) -> Proved | None:
+        """What the node proved; None so far: anybody can hold some TLS key."""
         return self._proved
-
-    @property
-    def node_key(self) -> bytes:
-        """SHA-256 of the node's TLS key, for logs."""
-        return key_digest(self._so_far().client_key)
 
     def challenge(self, hello: Hello) -> CustodianChallenge:
         """(3) Answers a node of this party, for a plan that the party consented to.
@@ -60,32 +53,15 @@ class CustodianMeeting:
             VerificationError: If it is anything else.
         """
         custodian = self._custodian
-        # First: a node waits for a consent, and another version would wait in vain.
-        _check_same("protocol version", str(VERSION), str(hello.version))
-        plan = custodian.plan(PlanHash(hello.plan_hash))
+        plan = plan_named(hello, custodian=custodian)
         own = plan.find_party(custodian.party)
-        _check_same("run", plan.run_id, hello.run_id)
-        _check_same("party", own.name, hello.party)
-        _check_same("role", own.role, hello.role)
-        parse_spki(hello.tls_key)
-        nonce = Nonce(secrets.token_bytes(NONCE_BYTES))
-        self._plan = plan
-        self._transcript = Transcript(
-            run_id=plan.run_id,
-            plan_hash=PlanHash(hello.plan_hash),
-            client_role=own.role,
-            client_party=own.name,
-            server_role="custodian",
-            server_party=own.name,
-            client_nonce=Nonce(hello.nonce),
-            server_nonce=nonce,
-            client_key=Spki(hello.tls_key),
-            server_key=self._tls_key,
-            admission_key=b"",
-            client_encryption_key=hello.encryption_key,
-            server_encryption_key=b"",
+        check_same("party", own.name, hello.party)
+        check_same("role", own.role, hello.role)
+        transcript = transcript_with(
+            hello, plan=plan, node=own, custodian=custodian, tls_key=self._tls_key
         )
-        return CustodianChallenge(nonce=nonce)
+        self._plan, self._transcript = plan, transcript
+        return CustodianChallenge(nonce=transcript.server_nonce)
 
     def prove(self, possession: Possession) -> CustodianProof:
         """(5) Signs the transcript with the party's key.
@@ -93,11 +69,12 @@ class CustodianMeeting:
         Raises:
             VerificationError: If the node does not hold its TLS key.
         """
-        transcript = self._so_far()
-        verify_possession(possession.signature, transcript)
+        if self._transcript is None:
+            raise RuntimeError("challenge first")
+        verify_possession(possession.signature, self._transcript)
         self._possessed = True
         return CustodianProof(
-            signature=self._custodian.key.sign(transcript.custodian_bytes())
+            signature=self._custodian.key.sign(self._transcript.custodian_bytes())
         )
 
     def warrant(self, unverified: ClientProof) -> Warranted:
@@ -106,24 +83,24 @@ class CustodianMeeting:
         Raises:
             VerificationError: If the proof fails, or a newer node has taken its place;
                 no epoch is spent then.
+            ProtocolError: If it had too many warrants of late.
             StorageError: If the register cannot be written.
         """
-        transcript, plan = self._so_far(), self._plan
-        if plan is None or not self._possessed:
+        transcript, plan = self._transcript, self._plan
+        if transcript is None or plan is None or not self._possessed:
             raise RuntimeError("prove first")
         custodian = self._custodian
-        verify_client_proof(
-            unverified,
-            party=plan.find_party(custodian.party),
-            transcript=transcript,
-            appraise=lambda quote, bound: custodian.appraise(
-                quote, plan=plan, expected_report_data=bound
-            ),
+        self._proved = custodian.judge(
+            unverified, plan=plan, transcript=transcript, warrant=None
         )
-        self._proved = True
-        warrant = custodian.warrant(transcript.plan_hash, tls_key=transcript.client_key)
-        self._warranted = True
-        return Warranted(warrant=warrant, mark=custodian.register.mark(plan.run_id))
+        warrant = custodian.warrant(self._proved)
+        self._epoch = warrant.terms.epoch
+        known = custodian.register.known_mark(plan.run_id)
+        return Warranted(
+            warrant=warrant,
+            mark=known.mark if known else None,
+            mark_plan=known.plan_hash if known else None,
+        )
 
     def deposit(self, deposit: Deposit) -> Deposited:
         """Remembers how far the run has come.
@@ -133,26 +110,25 @@ class CustodianMeeting:
                 replaced.
             StorageError: If the register cannot be written.
         """
-        if not self._warranted:
+        if self._transcript is None or self._epoch is None:
             raise RuntimeError("warrant first")
-        transcript = self._so_far()
         mark = self._custodian.deposit(
-            transcript.plan_hash, tls_key=transcript.client_key, mark=deposit.mark
+            self._transcript.plan_hash,
+            tls_key=self._transcript.client_key,
+            mark=deposit.mark,
         )
         return Deposited(mark=mark)
 
-    def _so_far(self) -> Transcript:
-        if self._transcript is None:
-            raise RuntimeError("challenge first")
-        return self._transcript
+    def release(self, request: KeyRequest) -> Release:
+        """Seals the keys that the node asks for to it.
 
-
-def _check_same(name: str, expected: str, got: str) -> None:
-    if expected != got:
-        raise VerificationError(
-            f"the node is of another {name}",
-            code=f"{name.rsplit(maxsplit=1)[-1]}-differs",
-            expected=expected,
-            got=got,
-            remedy="A custodian serves the nodes of its own party alone.",
+        Raises:
+            ProtocolError: If it asks for nothing, twice for one, or too often.
+            VerificationError: If they are not for it, not there, or it was replaced.
+            StorageError: If a key cannot be read, or the register not be written.
+        """
+        if self._proved is None or self._epoch is None:
+            raise RuntimeError("warrant first")
+        return self._custodian.release(
+            request.kinds, proved=self._proved, epoch=self._epoch
         )

@@ -1,4 +1,4 @@
-"""The node's side of a session with its custodian, step by step, without any I/O.
+"""The node's side of a session with its own party's custodian, without any I/O.
 
 The numbers are those of `messages.py`. A wrong order of calls is a `RuntimeError`; a
 custodian that is not the party's own, an error.
@@ -6,45 +6,42 @@ custodian that is not the party's own, an error.
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Sequence
 
-from cryptography.exceptions import InvalidSignature
-
-from cloister.custody.certificate import (
-    CustodianCertificate,
-    verify_custodian_certificate,
-)
+from cloister.custody.certificate import CustodianCertificate
 from cloister.custody.messages import (
     CustodianChallenge,
     CustodianProof,
+    KeyRequest,
+    KeysReleased,
     Possession,
     Warranted,
 )
-from cloister.errors import VerificationError
-from cloister.plan.keys import parse_party_key
-from cloister.ratls.challenge import NONCE_BYTES, VERSION, ClientProof, Hello
+from cloister.custody.node_session import NodeSession
+from cloister.ratls.challenge import ClientProof, Hello
 from cloister.ratls.epochs import Epoch
 from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
-from cloister.ratls.proofs import sign_possession
-from cloister.ratls.transcript import Nonce, Transcript
+from cloister.ratls.transcript import Transcript
 from cloister.ratls.warrant import instant
+from cloister.storage.keys import KeyKind, Secret
 
 
 class NodeMeeting:
-    """A node that asks its party's custodian for a warrant.
+    """A node that asks its party's custodian for a warrant, and for its keys.
 
     Args:
         node: The node.
     """
 
     def __init__(self, node: Node) -> None:
-        self._node = node
-        self._party_key = parse_party_key(node.plan.find_party(node.party).key)
-        self._nonce = Nonce(secrets.token_bytes(NONCE_BYTES))
-        self._pinned: CustodianCertificate | None = None
-        self._transcript: Transcript | None = None
-        self._proved = False
+        self._session = NodeSession(node, custodian_party=node.party)
+        self._epoch: int | None = None
+
+    @property
+    def transcript(self) -> Transcript:
+        """What both sides said, as this side heard it."""
+        return self._session.transcript
 
     def pin(self, unverified_certificate: bytes) -> CustodianCertificate:
         """(1) Verifies that the certificate is of the party's custodian; pins it.
@@ -52,49 +49,15 @@ class NodeMeeting:
         Raises:
             VerificationError: If the party's key in the plan did not sign it.
         """
-        self._pinned = verify_custodian_certificate(
-            unverified_certificate,
-            party=self._node.party,
-            party_key=self._party_key,
-            at=self._node.clock(),
-        )
-        return self._pinned
+        return self._session.pin(unverified_certificate)
 
     def hello(self) -> Hello:
         """(2) Says who this node is."""
-        node = self._node
-        return Hello(
-            version=VERSION,
-            role=node.role,
-            party=node.party,
-            run_id=node.plan.run_id,
-            plan_hash=node.plan_hash,
-            nonce=self._nonce,
-            tls_key=node.identity.tls_spki,
-            encryption_key=node.identity.encryption_public,
-        )
+        return self._session.hello()
 
     def possess(self, challenge: CustodianChallenge) -> Possession:
         """(4) Signs the transcript with the TLS key."""
-        node = self._node
-        if self._pinned is None:
-            raise RuntimeError("pin the custodian's certificate first")
-        self._transcript = Transcript(
-            run_id=node.plan.run_id,
-            plan_hash=node.plan_hash,
-            client_role=node.role,
-            client_party=node.party,
-            server_role="custodian",
-            server_party=node.party,
-            client_nonce=self._nonce,
-            server_nonce=Nonce(challenge.nonce),
-            client_key=node.identity.tls_spki,
-            server_key=self._pinned.spki,
-            admission_key=b"",
-            client_encryption_key=node.identity.encryption_public,
-            server_encryption_key=b"",
-        )
-        return Possession(signature=sign_possession(node.identity, self._transcript))
+        return Possession(signature=self._session.sign(challenge))
 
     def prove(self, proof: CustodianProof) -> ClientProof:
         """(6) Verifies that the party's key answers now, then proves this node.
@@ -102,19 +65,7 @@ class NodeMeeting:
         Raises:
             VerificationError: If it does not; nothing was proved then.
         """
-        if self._transcript is None:
-            raise RuntimeError("possess first")
-        try:
-            self._party_key.verify(proof.signature, self._transcript.custodian_bytes())
-        except InvalidSignature as error:
-            raise VerificationError(
-                f"who answers is not the custodian of {self._node.party!r}",
-                code="custodian-signature",
-                expected="a signature over this transcript by the party's key",
-                got="another one",
-            ) from error
-        self._proved = True
-        return self._node.prover.prove(self._transcript)
+        return self._session.prove(proof)
 
     def accept(self, warranted: Warranted) -> Mark | None:
         """(7) Holds the warrant from now on; returns how far the party knows the run.
@@ -125,13 +76,12 @@ class NodeMeeting:
         Raises:
             VerificationError: If the warrant is not for this node.
         """
-        if not self._proved:
-            raise RuntimeError("prove first")
-        node, mark = self._node, warranted.mark
+        self._session.check_proved()
+        node, mark = self._session.node, warranted.mark
         # First, for a host's clock that is behind would refuse a good warrant. Whoever
         # answered step 5 on this connection is the custodian.
         node.clock.trust_custodian(instant(warranted.warrant.terms.issued_at))
-        node.check_warrant(
+        terms = node.check_warrant(
             warranted.warrant,
             role=node.role,
             party=node.party,
@@ -144,4 +94,29 @@ class NodeMeeting:
                 Epoch(mark.server_epoch, mark.server_key),
             )
         node.warrant.renew(warranted.warrant)
+        self._epoch = terms.epoch
         return mark
+
+    def request(self, kinds: Sequence[KeyKind]) -> KeyRequest:
+        """Asks for keys of these kinds, which the plan must give to this node.
+
+        Raises:
+            ProtocolError: If nothing is asked for, or one kind twice.
+            VerificationError: If the plan gives it none of a kind here.
+        """
+        if self._epoch is None:
+            raise RuntimeError("accept a warrant first")
+        return self._session.request(kinds)
+
+    def open(
+        self, released: KeysReleased, *, kinds: Sequence[KeyKind]
+    ) -> dict[KeyKind, Secret]:
+        """Returns the keys that were asked for, each the one that the plan names.
+
+        Raises:
+            VerificationError: If they were not released to this node in this session,
+                or are others.
+        """
+        if self._epoch is None:
+            raise RuntimeError("accept a warrant first")
+        return self._session.open(released, kinds=kinds, epoch=self._epoch)

@@ -1,8 +1,9 @@
 """The register: what a custodian must never forget, and the rules that rest on it.
 
-It keeps the plans its party consented to, the epochs of its party's nodes, and how far
-each run had come. Every call is one transaction, on the disk before it returns, so a
-warrant that left the custodian is remembered whatever crashes after it.
+It keeps the plans its party consented to, the epochs of nodes, how far each run had
+come, sealed keys, and a record of every decision. Every call is one transaction, on the
+disk before it returns, so a warrant that left the custodian is remembered whatever
+crashes after it.
 
 What a register cannot know: an older copy of its file, put back while no custodian had
 it open, looks like any other. Epochs and marks begin again where the copy stands.
@@ -10,29 +11,63 @@ it open, looks like any other. Epochs and marks begin again where the copy stand
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from cloister.custody.audit_records import (
+    KeyReleased,
+    MarkRewound,
+    WarrantNoted,
+    WarrantSigned,
+)
+from cloister.custody.register_clock import any_time, checked_life, checked_time
 from cloister.custody.register_file import RegisterFile, create_file
+from cloister.custody.register_keys import check_not_revoked
 from cloister.custody.register_marks import deposit_mark, mark_row, rewind_mark
+from cloister.custody.register_nodes import check_in_force, newest_node, note_foreign
 from cloister.custody.register_plans import ConsentedPlans, adopt_plan, withdraw_plan
-from cloister.custody.register_rows import MarkRow, PlanRow, Rows, WarrantRow
-from cloister.custody.register_warrants import check_newest, grant_warrant
-from cloister.errors import ConfigError, VerificationError
+from cloister.custody.register_records import (
+    check_release_rate,
+    check_warrant_rate,
+    record_refusal,
+    record_release,
+    record_shown,
+    record_time,
+    refusal,
+    write_record,
+)
+from cloister.custody.register_rows import (
+    ForeignRow,
+    KeyRow,
+    MarkRow,
+    PlanRow,
+    RecordRow,
+    WarrantRow,
+)
+from cloister.custody.register_tables import Rows
+from cloister.custody.register_warrants import (
+    check_newest,
+    check_same_encryption_key,
+    grant_warrant,
+    terms_in,
+)
+from cloister.errors import CloisterError, ConfigError
 from cloister.plan.consent import Consent, verify_consent
 from cloister.plan.plan import Plan, PlanHash, parse_plan
-from cloister.ratls.certificate import CLOCK_TOLERANCE
+from cloister.ratls.epochs import key_digest
 from cloister.ratls.identity import Spki
 from cloister.ratls.mark import Mark
+from cloister.ratls.testimony import Testimony
+from cloister.ratls.transcript import Transcript
 from cloister.ratls.warrant import WarrantTerms
 
-# No warrant outlives a week: a party that withdraws must not wait longer.
-MAX_LIFE: Final = timedelta(days=7)
-
-_SECOND = timedelta(seconds=1)
+_RECORDS_AT_ONCE: Final = 64
+# Of another party's warrant, so that it holds at the time of its record for certain.
+_SECONDS_LEFT: Final = 2
 
 
 class Register:
@@ -111,7 +146,7 @@ class Register:
         verify_consent(consent, plan=plan, party=self.party, at=at)
         with self._file.transaction() as rows:
             # Step 2: when
-            now = _checked_time(rows, at)
+            now = checked_time(rows, at)
             # Steps 3 and 4: instead of what
             adopt_plan(rows, plan, text=plan_text, consent=consent, at=now)
         return plan
@@ -127,7 +162,7 @@ class Register:
                 its place.
         """
         with self._file.transaction() as rows:
-            withdraw_plan(rows, plan_hash, at=max(int(at.timestamp()), 0))
+            withdraw_plan(rows, plan_hash, at=any_time(at))
 
     def plan(self, plan_hash: PlanHash) -> Plan:
         """Returns a plan that the party consents to.
@@ -143,35 +178,185 @@ class Register:
             return self._consented.plan(rows, plan_hash)
 
     def grant(
-        self, plan_hash: PlanHash, *, tls_key: Spki, at: datetime, life: timedelta
+        self,
+        testimony: Testimony,
+        *,
+        collateral: str | None,
+        at: datetime,
+        life: timedelta,
     ) -> WarrantTerms:
         """Returns the terms of a warrant for a node; its epoch is remembered.
 
         Steps: (1) the clock has not gone back; (2) the party consents to the plan;
         (3) the key is new, and gets the next epoch; or it is that of the newest epoch
-        under this plan, and keeps it. Left to the caller: that the node is genuine.
+        under this plan, with the same encryption key, and keeps it; (4) all of it is
+        recorded, unless there were too many within an hour. Left to the caller: that
+        the testimony is good.
 
         Args:
-            plan_hash: The plan the node trains under.
-            tls_key: The node's TLS key.
+            testimony: What the node showed; it names the plan and the TLS key.
+            collateral: The text of the collateral that the testimony names.
             at: The custodian's time.
             life: How long the warrant lasts, cut to whole seconds.
 
         Raises:
             ConfigError: If `life` is no time, or longer than `MAX_LIFE`.
-            VerificationError: If any step fails.
+            ProtocolError: If there were too many of late (``warrant-limit``).
+            VerificationError: If any other step fails.
         """
-        seconds = _checked_life(life)
+        seconds, said = checked_life(life), testimony.said
+        if (said.server_party, said.client_party) != (self.party, self.party):
+            raise RuntimeError("a warrant for a node of another party")
         with self._file.transaction() as rows:
             # Step 1: when
-            now = _checked_time(rows, at)
+            now = checked_time(rows, at)
             # Step 2: for what
-            plan = self._consented.plan(rows, plan_hash)
+            plan = self._consented.plan(rows, PlanHash(said.plan_hash))
             # Step 3: for whom
-            row = grant_warrant(
-                rows, plan, party=self.party, tls_key=tls_key, at=now, seconds=seconds
+            row, new = grant_warrant(rows, plan, said, at=now, seconds=seconds)
+            terms = terms_in(row)
+            # Step 4: shown by what
+            shown = WarrantSigned(terms=terms, epoch_new=new, testimony=testimony)
+            check_warrant_rate(rows, shown, at=now)
+            record_shown(rows, shown, collateral=collateral, at=now)
+        return terms
+
+    def note_foreign_warrant(
+        self, testimony: Testimony, *, collateral: str | None, at: datetime
+    ) -> WarrantTerms:
+        """Returns the terms of another party's node, its epoch remembered durably.
+
+        Called once its warrant and its evidence were verified. Steps: (1) the clock has
+        not gone back; (2) the party consents to the plan; (3) the warrant is in force
+        still, also for who reads the record; (4) it is the newest node of its party
+        that was seen here, with the same encryption key each time; (5) a node that is
+        new here is recorded, unless there were too many within an hour.
+
+        Args:
+            testimony: What it showed; its warrant names its epoch.
+            collateral: The text of the collateral that the testimony names.
+            at: The custodian's time.
+
+        Raises:
+            ProtocolError: If there were too many of late (``warrant-limit``).
+            VerificationError: If any other step fails: ``warrant-expired``,
+                ``epoch-old``, ``epoch-forked``, ``encryption-key-differs``.
+        """
+        if testimony.warrant is None:
+            raise RuntimeError("a node of another party without a warrant")
+        terms = testimony.warrant.terms
+        with self._file.transaction() as rows:
+            # Step 1: when
+            now = checked_time(rows, at)
+            # Step 2: for what
+            self._consented.plan(rows, PlanHash(terms.plan_hash))
+            # Step 3: until when. Some time went by since it was verified.
+            check_in_force(terms, at=record_time(rows, now), left=_SECONDS_LEFT)
+            # Step 4: who
+            key = testimony.said.client_encryption_key
+            if note_foreign(rows, terms, encryption_key=key, at=now):
+                # Step 5: shown by what
+                shown = WarrantNoted(testimony=testimony)
+                check_warrant_rate(rows, shown, at=now)
+                record_shown(rows, shown, collateral=collateral, at=now)
+        return terms
+
+    def check_node(self, plan_hash: PlanHash, *, party: str, tls_key: Spki) -> int:
+        """Returns the epoch of a node, if it is the newest of its party known here.
+
+        Raises:
+            VerificationError: If it is not, or the party does not consent to the plan.
+        """
+        with self._file.transaction() as rows:
+            plan = self._consented.plan(rows, plan_hash)
+            return newest_node(rows, plan, party=party, tls_key=tls_key).epoch
+
+    def check_release_rate(self, transcript: Transcript, *, at: datetime) -> None:
+        """Checks that a node may be released to once more; writes nothing.
+
+        To be known before a key is fetched. `release` looks again: others may come in
+        between.
+
+        Raises:
+            ProtocolError: If it had too many of late (``release-limit``).
+        """
+        with self._file.transaction() as rows:
+            check_release_rate(
+                rows,
+                run_id=transcript.run_id,
+                role=transcript.client_role,
+                party=transcript.client_party,
+                at=any_time(at),
             )
-        return WarrantTerms(**dataclasses.asdict(row))
+
+    def release(
+        self, transcript: Transcript, *, key_ids: Sequence[str], at: datetime
+    ) -> int:
+        """Returns the epoch of the node that keys may be released to; it is recorded.
+
+        Called before they leave. Steps: (1) the clock has not gone back; (2) the party
+        consents to the plan; (3) the node is the newest of its party: by its warrant
+        from here, or by the newest of another party that was noted here, and that is in
+        force; (4) no key was revoked here; (5) not too many were released to this
+        run, role and party within an hour. Left to the caller: that the node proved
+        itself over this transcript, and that these keys are for it.
+
+        Args:
+            transcript: What was said in the node's session.
+            key_ids: The keys.
+            at: The custodian's time.
+
+        Raises:
+            ProtocolError: If it had too many of late (``release-limit``).
+            VerificationError: If any other step fails.
+        """
+        with self._file.transaction() as rows:
+            # Step 1: when
+            now = checked_time(rows, at)
+            # Step 2: under what
+            plan = self._consented.plan(rows, transcript.plan_hash)
+            # Step 3: to whom
+            party, key = transcript.client_party, transcript.client_key
+            node = newest_node(rows, plan, party=party, tls_key=key)
+            check_in_force(node, at=record_time(rows, now))
+            check_same_encryption_key(
+                node.encryption_key,
+                transcript.client_encryption_key,
+                epoch=node.epoch,
+            )
+            # Step 4: what
+            for key_id in key_ids:
+                check_not_revoked(rows, key_id)
+            # Step 5: how often
+            released = KeyReleased(
+                run_id=plan.run_id,
+                plan_hash=transcript.plan_hash,
+                role=node.role,
+                party=party,
+                epoch=node.epoch,
+                tls_key_sha256=key_digest(key).hex(),
+                encryption_key=transcript.client_encryption_key,
+                key_ids=tuple(key_ids),
+            )
+            record_release(rows, released, at=now)
+        return node.epoch
+
+    def note_refusal(
+        self,
+        testimony: Testimony,
+        *,
+        collateral: str | None,
+        error: CloisterError,
+        at: datetime,
+    ) -> None:
+        """Records that a node which had proved itself was refused, and why.
+
+        A clock that went back does not hinder this. At most `REFUSALS_AN_HOUR` of one
+        run, role and party are written.
+        """
+        with self._file.transaction() as rows:
+            refused = refusal(testimony, error)
+            record_refusal(rows, refused, collateral=collateral, at=any_time(at))
 
     def deposit(
         self, plan_hash: PlanHash, *, tls_key: Spki, mark: Mark, at: datetime
@@ -194,7 +379,7 @@ class Register:
         """
         with self._file.transaction() as rows:
             # Step 1: when
-            now = _checked_time(rows, at)
+            now = checked_time(rows, at)
             # Step 2: under what
             plan = self._consented.plan(rows, plan_hash)
             # Step 3: from whom
@@ -204,11 +389,15 @@ class Register:
 
     def mark(self, run_id: str) -> Mark | None:
         """Returns how far a run had come, or None if no mark of it counts."""
-        with self._file.transaction() as rows:
-            row = mark_row(rows, run_id, self.party)
+        row = self.known_mark(run_id)
         return row.mark if row else None
 
-    def rewind(self, run_id: str) -> Mark | None:
+    def known_mark(self, run_id: str) -> MarkRow | None:
+        """Returns the mark of a run with all that is known of it, if it counts."""
+        with self._file.transaction() as rows:
+            return mark_row(rows, run_id, self.party)
+
+    def rewind(self, run_id: str, *, at: datetime) -> Mark | None:
         """Forgets a run's mark and returns it: its party lets the run go back.
 
         An operator's own act, never a node's. Epochs stay, and so does which server is
@@ -225,7 +414,41 @@ class Register:
                     expected="the run of a plan that it signed",
                 )
             row = rewind_mark(rows, run_id, self.party)
+            if row is not None:
+                rewound = MarkRewound(
+                    run_id=run_id,
+                    round=row.round,
+                    state=row.state,
+                    audit_head=row.audit_head,
+                )
+                write_record(rows, rewound, subject=run_id, at=any_time(at))
         return row.mark if row else None
+
+    def records(self) -> Iterator[RecordRow]:
+        """Yields the records of the audit as they are now, in order.
+
+        A few at a time, so that others may write meanwhile; what they add is not shown.
+        """
+        with self._file.transaction() as rows:
+            last = next(rows.records("ORDER BY seq DESC LIMIT 1"), None)
+        end = 0 if last is None else last.seq + 1
+        for first in range(0, end, _RECORDS_AT_ONCE):
+            with self._file.transaction() as rows:
+                found = tuple(
+                    rows.records(
+                        "WHERE seq >= ? AND seq < ? ORDER BY seq",
+                        first,
+                        min(first + _RECORDS_AT_ONCE, end),
+                    )
+                )
+            yield from found
+
+    def transaction(self) -> contextlib.AbstractContextManager[Rows]:
+        """Lends the rows to another part of the custodian: to its keys.
+
+        What the body changes is on the disk when it ends; if it raises, nothing is.
+        """
+        return self._file.transaction()
 
     def plans(self) -> tuple[PlanRow, ...]:
         """Returns all consents, by run and time."""
@@ -237,40 +460,17 @@ class Register:
         with self._file.transaction() as rows:
             return rows.warrants("ORDER BY run_id, role, epoch")
 
+    def foreign_warrants(self) -> tuple[ForeignRow, ...]:
+        """Returns the newest nodes of other parties that came here, by run."""
+        with self._file.transaction() as rows:
+            return rows.foreign_warrants("ORDER BY run_id, party")
+
+    def kept_keys(self) -> tuple[KeyRow, ...]:
+        """Returns all keys, revoked ones too, by kind, label and time."""
+        with self._file.transaction() as rows:
+            return rows.kept_keys("ORDER BY kind, label, created_at, key_id")
+
     def marks(self) -> tuple[MarkRow, ...]:
         """Returns the marks of all runs, by run; not those that were rewound."""
         with self._file.transaction() as rows:
             return rows.marks("WHERE rewound = 0 ORDER BY run_id")
-
-
-def _checked_life(life: timedelta) -> int:
-    """Returns a warrant's life in whole seconds."""
-    if not _SECOND <= life <= MAX_LIFE:
-        raise ConfigError(
-            "a warrant cannot last that long, or that short",
-            code="warrant-life",
-            expected=f"from one second to {MAX_LIFE.days} days",
-            got=str(life),
-            remedy="Correct warrant_hours in custodian.toml.",
-        )
-    return life // _SECOND
-
-
-def _checked_time(rows: Rows, at: datetime) -> int:
-    """Returns `at` in Unix seconds, unless the clock was set back.
-
-    Whoever sets the clock back would get warrants for a time that was over, and could
-    tell no longer which of two things came first.
-    """
-    now = int(at.timestamp())
-    newest = rows.head.newest_at
-    if now < max(newest - CLOCK_TOLERANCE // _SECOND, 0):
-        raise VerificationError(
-            "the custodian's clock is behind its own database",
-            code="clock-behind",
-            expected=f"at least {newest} (Unix time), less"
-            f" {CLOCK_TOLERANCE // timedelta(minutes=1)} minutes",
-            got=str(now),
-            remedy="Set the clock of the custodian's machine.",
-        )
-    return now

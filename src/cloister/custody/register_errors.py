@@ -10,8 +10,11 @@ from typing import Final
 
 from cloister.errors import StorageError
 
-# Some 150,000 node processes; a host that starts nodes for ever fills no more.
-MAX_BYTES: Final = 64 * 1024 * 1024
+# Some 30,000 warrants with the evidence for each; a host that starts nodes for ever
+# fills no more.
+MAX_BYTES: Final = 256 * 1024 * 1024
+# Of that, for what the operator does; no node's doing fills it.
+KEPT_FREE_BYTES: Final = 1024 * 1024
 # Another process holds the lock for milliseconds: as long as its disk takes to write.
 BUSY_SECONDS: Final = 10.0
 
@@ -45,12 +48,9 @@ def _storage_error(error: sqlite3.Error, path: Path) -> StorageError:
             remedy=f"Find what has {path} open, such as a backup, and end it.",
         )
     if primary == sqlite3.SQLITE_FULL:
-        return StorageError(
-            "there is no room for the custodian's database",
-            code="register-full",
-            expected=f"room on the disk, and at most {MAX_BYTES} bytes",
-            remedy="Nothing was changed. Make room, then try again.",
-        )
+        return no_room(str(error))
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        return broken_rule(str(error)[:200])
     if primary in (
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_IOERR,
@@ -59,6 +59,34 @@ def _storage_error(error: sqlite3.Error, path: Path) -> StorageError:
     ):
         return unusable(path, got=str(error))
     return damaged(str(error)[:200])
+
+
+def no_room(got: str) -> StorageError:
+    """Returns the error for a database, or a disk, that takes no more."""
+    return StorageError(
+        "there is no room for the custodian's database",
+        code="register-full",
+        expected=f"room on the disk, and at most {MAX_BYTES} bytes",
+        got=got,
+        remedy="Nothing was changed. Make room on the disk. If the file itself is full,"
+        " withdraw from its runs; new runs need a new custodian: cloister custodian"
+        " init.",
+    )
+
+
+def broken_rule(got: str) -> StorageError:
+    """Returns the error for a row that the tables' own rules forbid: a fault of ours.
+
+    Whoever caused it, the rows that are there are whole.
+    """
+    return StorageError(
+        "the custodian was about to write what its database does not allow",
+        code="register-rule",
+        expected="rows that every check before them let through",
+        got=got,
+        remedy="Nothing was changed, and nothing is lost. This is a fault in Cloister:"
+        " please report it with this line.",
+    )
 
 
 def unusable(path: Path, *, got: str) -> StorageError:

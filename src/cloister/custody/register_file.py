@@ -31,7 +31,7 @@ from cloister.custody.register_errors import (
     replaced,
     unusable,
 )
-from cloister.custody.register_rows import Head, Rows
+from cloister.custody.register_rows import Head
 from cloister.custody.register_schema import (
     PAGE_BYTES,
     check_format,
@@ -39,6 +39,7 @@ from cloister.custody.register_schema import (
     one_value,
     write_empty,
 )
+from cloister.custody.register_tables import Rows
 from cloister.errors import StorageError
 
 _BESIDE = ("-journal", "-wal", "-shm")
@@ -214,6 +215,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
         "journal_mode = DELETE",
         "synchronous = EXTRA",
         "foreign_keys = ON",
+        # What a key was sealed to does not stay in the free pages of the file.
+        "secure_delete = ON",
         "trusted_schema = OFF",
         "cell_size_check = ON",
         "mmap_size = 0",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from cloister.custody.register_rows import MarkRow, Rows, WarrantRow
+from cloister.custody.register_rows import MarkRow, WarrantRow
+from cloister.custody.register_tables import Rows
 from cloister.errors import VerificationError
 from cloister.ratls.epochs import Epoch, key_digest
 from cloister.ratls.mark import Mark
@@ -29,10 +30,14 @@ def deposit_mark(rows: Rows, *, node: WarrantRow, mark: Mark, at: int) -> Mark:
         _check_server(mark, known.mark)
         if not known.rewound:
             _check_onward(mark, known.mark)
+    # The mark of the plan before, told once more, is that plan's still: its head lies
+    # in the log of that one.
+    again = known is not None and known.mark == mark
     row = MarkRow(
         run_id=node.run_id,
         role=node.role,
         party=node.party,
+        plan_hash=known.plan_hash if known is not None and again else node.plan_hash,
         round=mark.round,
         state=mark.state,
         server_epoch=mark.server_epoch,

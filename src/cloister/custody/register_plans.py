@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from cloister.custody.audit_records import ConsentGiven, ConsentWithdrawn
 from cloister.custody.register_errors import damaged
 from cloister.custody.register_marks import mark_row
-from cloister.custody.register_rows import PlanRow, Rows
+from cloister.custody.register_records import write_record
+from cloister.custody.register_rows import PlanRow
+from cloister.custody.register_tables import Rows
 from cloister.errors import CloisterError, ConfigError, VerificationError
 from cloister.plan.amendment import check_successor
 from cloister.plan.consent import (
@@ -48,8 +51,9 @@ def adopt_plan(
         state="active",
         at=at,
     )
-    newest = _newest_of_run(rows, plan.run_id)
+    newest, superseded = _newest_of_run(rows, plan.run_id), None
     if newest is not None and newest.plan_hash != row.plan_hash:
+        superseded = newest.plan_hash
         if rows.warrants("WHERE run_id = ? LIMIT 1", plan.run_id):
             _check_succession(rows, newest, plan, party=consent.party)
         gone = dataclasses.replace(newest, state="superseded", at=at)
@@ -57,6 +61,14 @@ def adopt_plan(
     known = row_of_plan(rows, row.plan_hash)
     if known is None or known.state != "active":
         rows.put(row, instead_of=known, at=at)
+        given = ConsentGiven(
+            run_id=row.run_id,
+            plan_hash=row.plan_hash,
+            plan=text,
+            consent=row.consent,
+            supersedes=superseded,
+        )
+        write_record(rows, given, subject=row.run_id, at=at)
 
 
 def withdraw_plan(rows: Rows, digest: PlanHash, *, at: int) -> None:
@@ -84,6 +96,8 @@ def withdraw_plan(rows: Rows, digest: PlanHash, *, at: int) -> None:
     if row.state == "active":
         gone = dataclasses.replace(row, state="withdrawn", at=at)
         rows.put(gone, instead_of=row, at=at)
+        withdrawn = ConsentWithdrawn(run_id=row.run_id, plan_hash=digest)
+        write_record(rows, withdrawn, subject=row.run_id, at=at)
 
 
 class ConsentedPlans:

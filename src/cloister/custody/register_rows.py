@@ -3,13 +3,14 @@
 Every row carries a SHA-256 of its own values, and one head row carries the exclusive-or
 of all of these. So a row that a disk changed, lost or doubled is found. None of this is
 a signature: who may write the file can also make these hashes anew.
+
+Here: what rows there are, and what stands in each. `register_tables` reads and writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
@@ -19,11 +20,13 @@ import cbor2
 from cloister.custody.register_errors import damaged
 from cloister.plan.plan import PlanHash, Role
 from cloister.ratls.mark import Mark
+from cloister.storage.keys import KeyKind
 
-_LABEL = "cloister/register-row/1"
-_NO_ROWS = bytes(32)
+_LABEL = "cloister/register-row/2"
+NO_ROWS = bytes(32)
 
 PlanState: TypeAlias = Literal["active", "withdrawn", "superseded"]
+KeyState: TypeAlias = Literal["active", "retired", "revoked"]
 Value: TypeAlias = str | int | bytes | None
 
 
@@ -59,6 +62,7 @@ class WarrantRow:
         party: The party, always this custodian's.
         epoch: Counts the node processes of this run, role and party, from 1.
         tls_key: SubjectPublicKeyInfo of the node's TLS key.
+        encryption_key: To which keys are sealed for the node, X25519.
         plan_hash: The plan it trains under.
         issued_at: Unix time.
         expires_at: Unix time.
@@ -70,6 +74,7 @@ class WarrantRow:
     party: str
     epoch: int
     tls_key: bytes
+    encryption_key: bytes
     plan_hash: PlanHash
     issued_at: int
     expires_at: int
@@ -83,6 +88,8 @@ class MarkRow:
         run_id: The run.
         role: The role of the node that deposited it.
         party: The party, always this custodian's.
+        plan_hash: The plan that this node worked under; in the log of that plan's run
+            lies the audit head.
         round: See `Mark`.
         state: See `Mark`.
         server_epoch: See `Mark`.
@@ -97,6 +104,7 @@ class MarkRow:
     run_id: str
     role: Role
     party: str
+    plan_hash: PlanHash
     round: int
     state: bytes
     server_epoch: int
@@ -118,6 +126,80 @@ class MarkRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignRow:
+    """The newest node of another party that came for a share of a state key.
+
+    Attributes:
+        run_id: The run.
+        role: The role of the node.
+        party: The other party.
+        epoch: Of its warrant, which its own custodian signed.
+        tls_key: SubjectPublicKeyInfo of the node's TLS key.
+        encryption_key: To which keys are sealed for the node, X25519.
+        plan_hash: The plan it trains under.
+        issued_at: Unix time.
+        expires_at: Unix time.
+    """
+
+    table: ClassVar[str] = "foreign_warrants"
+    run_id: str
+    role: Role
+    party: str
+    epoch: int
+    tls_key: bytes
+    encryption_key: bytes
+    plan_hash: PlanHash
+    issued_at: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRow:
+    """A key of the party, sealed; or what is left of one that was revoked.
+
+    Attributes:
+        key_id: As plans name it.
+        kind: What it is for.
+        label: The owner's word for it; a key and those that replaced it share it.
+        state: A retired key was replaced; plans that name it still get it.
+        sealed: The key under a key of the keyring; None once it was revoked.
+        created_at: Unix time.
+        at: Unix time of the newest change.
+    """
+
+    table: ClassVar[str] = "keys"
+    key_id: str
+    kind: KeyKind
+    label: str
+    state: KeyState
+    sealed: bytes | None = dataclasses.field(repr=False)
+    created_at: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRow:
+    """One record of the custodian's audit, never changed.
+
+    Attributes:
+        seq: Its number, from 0.
+        previous: The head before it, hex.
+        at_ms: Unix time in milliseconds.
+        kind: What happened.
+        subject: To whom or what, to find it by.
+        payload: What the party signs when it is shown (`storage.audit_chain`).
+    """
+
+    table: ClassVar[str] = "records"
+    seq: int
+    previous: str
+    at_ms: int
+    kind: str
+    subject: str
+    payload: bytes = dataclasses.field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """The one row about the database itself.
 
@@ -125,6 +207,7 @@ class Head:
         party: Whose custodian keeps it.
         changes: Counts transactions that changed something.
         newest_at: The greatest time, in Unix seconds, that was ever written.
+        generation: Which key of the keyring seals the keys.
         rows: Exclusive-or of the hashes of all other rows.
     """
 
@@ -132,133 +215,35 @@ class Head:
     party: str
     changes: int
     newest_at: int
+    generation: int
     rows: bytes
 
 
-Row: TypeAlias = PlanRow | WarrantRow | MarkRow
-AnyRow = TypeVar("AnyRow", PlanRow, WarrantRow, MarkRow)
-Stored = TypeVar("Stored", PlanRow, WarrantRow, MarkRow, Head)
-
-_READ: dict[type[Row], str] = {
-    PlanRow: "SELECT * FROM consents",
-    WarrantRow: "SELECT * FROM warrants",
-    MarkRow: "SELECT * FROM marks",
-}
-_WRITE: dict[type[Row], str] = {
-    PlanRow: """
-        INSERT INTO consents VALUES (?, ?, ?, ?, ?, ?, ?)
-        ON CONFLICT (plan_hash) DO UPDATE SET
-            run_id = excluded.run_id, plan = excluded.plan,
-            consent = excluded.consent, state = excluded.state,
-            at = excluded.at, row_hash = excluded.row_hash""",
-    WarrantRow: """
-        INSERT INTO warrants VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-        ON CONFLICT (run_id, role, party, epoch) DO UPDATE SET
-            tls_key = excluded.tls_key, plan_hash = excluded.plan_hash,
-            issued_at = excluded.issued_at, expires_at = excluded.expires_at,
-            row_hash = excluded.row_hash""",
-    MarkRow: """
-        INSERT INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-        ON CONFLICT (run_id, role, party) DO UPDATE SET
-            round = excluded.round, state = excluded.state,
-            server_epoch = excluded.server_epoch, server_key = excluded.server_key,
-            audit_head = excluded.audit_head, rewound = excluded.rewound,
-            at = excluded.at,
-            row_hash = excluded.row_hash""",
-}
-
-
-class Rows:
-    """What one transaction sees and changes; made by `RegisterFile.transaction` alone.
-
-    Args:
-        connection: Inside a transaction that holds the write lock.
-    """
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        found = connection.execute("SELECT * FROM register WHERE id = 1").fetchall()
-        if len(found) != 1:
-            raise damaged("it lost the row about itself")
-        self._stored = self.head = _checked(Head, found[0][1:])
-
-    def plans(self, where: str = "", *values: Value) -> tuple[PlanRow, ...]:
-        """Returns consents, checked; `where` is a constant clause of SQL."""
-        return self._read(PlanRow, where, values)
-
-    def warrants(self, where: str = "", *values: Value) -> tuple[WarrantRow, ...]:
-        """Returns warrants, checked; `where` is a constant clause of SQL."""
-        return self._read(WarrantRow, where, values)
-
-    def marks(self, where: str = "", *values: Value) -> tuple[MarkRow, ...]:
-        """Returns marks, checked; `where` is a constant clause of SQL."""
-        return self._read(MarkRow, where, values)
-
-    def put(self, row: Row, *, instead_of: Row | None, at: int) -> None:
-        """Writes a row.
-
-        Args:
-            row: The row.
-            instead_of: The row that has its primary key now, or None for none.
-            at: The time of the change, Unix seconds.
-        """
-        values = (*_values(row), row_hash(row))
-        self._connection.execute(_WRITE[type(row)], values)
-        self._note(row, instead_of, at=at)
-
-    def finish(self) -> None:
-        """Writes the head if anything changed; the transaction may commit then."""
-        if self.head == self._stored:
-            return
-        self.head = dataclasses.replace(self.head, changes=self.head.changes + 1)
-        self._connection.execute(
-            "UPDATE register SET changes = ?, newest_at = ?, rows = ?, row_hash = ?",
-            (*_values(self.head)[1:], row_hash(self.head)),
-        )
-
-    def check_all(self) -> None:
-        """Checks every row, and that none is missing or too many.
-
-        Raises:
-            StorageError: If the rows are not those that were written.
-        """
-        every: list[Row] = [*self.plans(), *self.warrants(), *self.marks()]
-        total = _NO_ROWS
-        for row in every:
-            total = _xor(total, row_hash(row))
-        if total != self.head.rows:
-            raise damaged("rows are missing, or there are too many")
-
-    def _read(
-        self, kind: type[AnyRow], where: str, values: Sequence[Value]
-    ) -> tuple[AnyRow, ...]:
-        found = self._connection.execute(f"{_READ[kind]} {where}", values)
-        return tuple(_checked(kind, stored) for stored in found)
-
-    def _note(self, *changed: Row | None, at: int) -> None:
-        total = self.head.rows
-        for row in changed:
-            if row is not None:
-                total = _xor(total, row_hash(row))
-        self.head = dataclasses.replace(
-            self.head, rows=total, newest_at=max(at, self.head.newest_at)
-        )
+Row: TypeAlias = PlanRow | WarrantRow | MarkRow | ForeignRow | KeyRow | RecordRow
+AnyRow = TypeVar("AnyRow", PlanRow, WarrantRow, MarkRow, ForeignRow, KeyRow, RecordRow)
+Stored = TypeVar(
+    "Stored", PlanRow, WarrantRow, MarkRow, ForeignRow, KeyRow, RecordRow, Head
+)
 
 
 def first_head(party: str) -> tuple[Value, ...]:
     """Returns the columns of the head row of an empty register."""
-    head = Head(party=party, changes=0, newest_at=0, rows=_NO_ROWS)
-    return (1, *_values(head), row_hash(head))
+    head = Head(party=party, changes=0, newest_at=0, generation=1, rows=NO_ROWS)
+    return (1, *values_of(head), row_hash(head))
 
 
 def row_hash(row: Row | Head) -> bytes:
     """Returns the SHA-256 of a row's table and values."""
-    form = [_LABEL, row.table, *_values(row)]
+    form = [_LABEL, row.table, *values_of(row)]
     return hashlib.sha256(cbor2.dumps(form, canonical=True)).digest()
 
 
-def _checked(kind: type[Stored], stored: Sequence[Any]) -> Stored:
-    """Returns the row in the columns of a table, if its hash is right."""
+def checked(kind: type[Stored], stored: Sequence[Any]) -> Stored:
+    """Returns the row in the columns of a table, if its hash is right.
+
+    Raises:
+        StorageError: If it is not.
+    """
     names = [field.name for field in dataclasses.fields(kind)]
     *values, digest = stored
     if len(values) != len(names):
@@ -269,9 +254,11 @@ def _checked(kind: type[Stored], stored: Sequence[Any]) -> Stored:
     return row
 
 
-def _values(row: Row | Head) -> tuple[Value, ...]:
+def values_of(row: Row | Head) -> tuple[Value, ...]:
+    """Returns the values of a row, in the order of its columns."""
     return tuple(getattr(row, field.name) for field in dataclasses.fields(row))
 
 
-def _xor(first: bytes, second: bytes) -> bytes:
+def xor(first: bytes, second: bytes) -> bytes:
+    """Returns the exclusive-or of two hashes."""
     return bytes(a ^ b for a, b in zip(first, second, strict=True))

@@ -11,8 +11,9 @@ from cloister.custody.register_rows import first_head
 from cloister.errors import StorageError
 
 APPLICATION_ID: Final = 0x436C7372  # "Clsr"
-FORMAT: Final = 1
+FORMAT: Final = 2
 PAGE_BYTES: Final = 4096
+_WITHOUT_KEYS: Final = 1  # the format before keys and records were kept
 
 _SCHEMA = """
 CREATE TABLE register (
@@ -20,6 +21,7 @@ CREATE TABLE register (
     party TEXT NOT NULL,
     changes INTEGER NOT NULL CHECK (changes >= 0),
     newest_at INTEGER NOT NULL CHECK (newest_at >= 0),
+    generation INTEGER NOT NULL CHECK (generation >= 1),
     rows BLOB NOT NULL CHECK (length(rows) = 32),
     row_hash BLOB NOT NULL CHECK (length(row_hash) = 32)
 ) STRICT;
@@ -36,10 +38,11 @@ CREATE UNIQUE INDEX newest_plan_of_run ON consents (run_id)
     WHERE state <> 'superseded';
 CREATE TABLE warrants (
     run_id TEXT NOT NULL,
-    role TEXT NOT NULL CHECK (role IN ('server', 'worker')),
+    role TEXT NOT NULL CHECK (role IN ('server', 'worker', 'recipient')),
     party TEXT NOT NULL,
     epoch INTEGER NOT NULL CHECK (epoch BETWEEN 1 AND 9007199254740992),
     tls_key BLOB NOT NULL CHECK (length(tls_key) = 91),
+    encryption_key BLOB NOT NULL CHECK (length(encryption_key) = 32),
     plan_hash BLOB NOT NULL REFERENCES consents (plan_hash),
     issued_at INTEGER NOT NULL CHECK (issued_at >= 0),
     expires_at INTEGER NOT NULL CHECK (expires_at > issued_at),
@@ -49,8 +52,9 @@ CREATE TABLE warrants (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE marks (
     run_id TEXT NOT NULL,
-    role TEXT NOT NULL CHECK (role IN ('server', 'worker')),
+    role TEXT NOT NULL CHECK (role IN ('server', 'worker', 'recipient')),
     party TEXT NOT NULL,
+    plan_hash BLOB NOT NULL REFERENCES consents (plan_hash),
     round INTEGER NOT NULL CHECK (round >= 0),
     state BLOB NOT NULL CHECK (length(state) = 32),
     server_epoch INTEGER NOT NULL CHECK (server_epoch >= 1),
@@ -61,6 +65,44 @@ CREATE TABLE marks (
     row_hash BLOB NOT NULL CHECK (length(row_hash) = 32),
     PRIMARY KEY (run_id, role, party)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE foreign_warrants (
+    run_id TEXT NOT NULL,
+    role TEXT NOT NULL CHECK (role IN ('server', 'worker', 'recipient')),
+    party TEXT NOT NULL,
+    epoch INTEGER NOT NULL CHECK (epoch BETWEEN 1 AND 9007199254740992),
+    tls_key BLOB NOT NULL CHECK (length(tls_key) = 91),
+    encryption_key BLOB NOT NULL CHECK (length(encryption_key) = 32),
+    plan_hash BLOB NOT NULL REFERENCES consents (plan_hash),
+    issued_at INTEGER NOT NULL CHECK (issued_at >= 0),
+    expires_at INTEGER NOT NULL CHECK (expires_at > issued_at),
+    row_hash BLOB NOT NULL CHECK (length(row_hash) = 32),
+    PRIMARY KEY (run_id, role, party)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE keys (
+    key_id TEXT NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('data', 'state-share', 'vault')),
+    label TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('active', 'retired', 'revoked')),
+    sealed BLOB CHECK ((sealed IS NULL) = (state = 'revoked')),
+    created_at INTEGER NOT NULL CHECK (created_at >= 0),
+    at INTEGER NOT NULL CHECK (at >= 0),
+    row_hash BLOB NOT NULL CHECK (length(row_hash) = 32)
+) STRICT;
+CREATE UNIQUE INDEX active_key_of_label ON keys (kind, label) WHERE state = 'active';
+CREATE TABLE records (
+    seq INTEGER NOT NULL PRIMARY KEY CHECK (seq >= 0),
+    previous TEXT NOT NULL CHECK (length(previous) = 64),
+    at_ms INTEGER NOT NULL CHECK (at_ms >= 0),
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    row_hash BLOB NOT NULL CHECK (length(row_hash) = 32)
+) STRICT;
+CREATE INDEX records_about ON records (kind, subject, at_ms);
+CREATE TRIGGER no_record_changes BEFORE UPDATE ON records
+    BEGIN SELECT RAISE(ABORT, 'a record is never changed'); END;
+CREATE TRIGGER no_record_goes BEFORE DELETE ON records
+    BEGIN SELECT RAISE(ABORT, 'a record is never deleted'); END;
 """
 
 
@@ -72,7 +114,7 @@ def write_empty(connection: sqlite3.Connection, *, party: str) -> None:
     connection.execute(f"PRAGMA user_version = {FORMAT}")
     _make_tables(connection)
     connection.execute(
-        "INSERT INTO register VALUES (?, ?, ?, ?, ?, ?)", first_head(party)
+        "INSERT INTO register VALUES (?, ?, ?, ?, ?, ?, ?)", first_head(party)
     )
     connection.execute("COMMIT")
 
@@ -105,7 +147,10 @@ def check_format(connection: sqlite3.Connection) -> None:
             code="register-format",
             expected=f"format {FORMAT}",
             got=f"format {version}",
-            remedy="Use the version of Cloister that last wrote it.",
+            remedy="End its runs with the version of Cloister that wrote it. For new"
+            " runs make a new custodian: cloister custodian init."
+            if version == _WITHOUT_KEYS
+            else "Use the version of Cloister that last wrote it.",
         )
 
 

@@ -11,43 +11,24 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from cloister.errors import CloisterError, ConfigError, ProtocolError
+from cloister.errors import CloisterError, ConfigError, ProtocolError, StorageError
+from cloister.federation.audit import RoundAudit
+from cloister.federation.audit_records import Participant
 from cloister.federation.course import Course
+from cloister.federation.finals import Finals
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
-from cloister.federation.rounds import (
-    Round,
-    RoundRules,
-    check_evaluation,
-    count_left_out,
-    mean_metrics,
-)
+from cloister.federation.published import Ending, Published, Traffic
+from cloister.federation.rounds import Round, RoundRules, check_evaluation
 from cloister.federation.state import MarkTimer, state_digest
 from cloister.federation.transfer import chunks_of
 
 # How long a run that has failed waits for workers to be told.
 _FAREWELL_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A model as it is sent: the same bytes to every worker."""
-
-    header: ModelHeader
-    chunks: tuple[bytes, ...]
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Payload bytes since the run began, as the server sees them."""
-
-    received: int = 0
-    sent: int = 0
 
 
 class Coordinator:
@@ -56,6 +37,7 @@ class Coordinator:
     Args:
         course: What the plan fixes.
         model: The model training starts from; belongs to the coordinator.
+        audit: Receives every round; its head goes out with every model.
         log: Receives one line a round, with aggregates only.
         elapsed: A counter of seconds; it says when a mark is due.
     """
@@ -65,10 +47,12 @@ class Coordinator:
         course: Course,
         model: ModelBuffer,
         *,
+        audit: RoundAudit,
         log: FilteringBoundLogger,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._course = course
+        self._audit = audit
         self._log = log
         self._marks = MarkTimer(elapsed)
         self._told: list[Callable[[ModelHeader], None]] = []
@@ -78,7 +62,7 @@ class Coordinator:
             parties=course.parties, layout=model.layout, examples=course.examples
         )
         self._joined: set[str] = set()
-        self._finals: dict[str, EvaluationReport] = {}
+        self._finals = Finals(course.parties)
         self._informed: set[str] = set()
         self._informs = asyncio.Event()
         self._silent: set[str] = set()
@@ -92,6 +76,18 @@ class Coordinator:
         self.model = model
         self.traffic = Traffic()
         self.metrics: dict[str, float] | None = None
+
+    @property
+    def failure(self) -> CloisterError | None:
+        """Why the run has failed; None while it has not."""
+        return self._failure
+
+    @property
+    def ending(self) -> Ending:
+        """How training ended; it must have."""
+        if self.metrics is None or self._published is None:
+            raise RuntimeError("training is not over")
+        return Ending(model=self._published.header, reports=self._finals.participants)
 
     def subscribe(self, told: Callable[[ModelHeader], None]) -> None:
         """Has `told` called with the header of every model, as it is published."""
@@ -156,24 +152,32 @@ class Coordinator:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                while self._joined - self._informed - self._silent - set(self._finals):
+                while self._joined.intersection(self._finals.missing) - (
+                    self._informed | self._silent
+                ):
                     self._informs.clear()
                     await self._informs.wait()
 
-    def check_header(self, party: str, header: UpdateHeader) -> None:
-        """Refuses an update that cannot count, before its chunks are read.
+    def check_header(self, party: str, header: UpdateHeader) -> ModelHeader:
+        """Returns the header of the model that an update is for, if it can count.
 
         Raises:
-            ProtocolError: If it cannot.
+            ProtocolError: If it cannot; its chunks need not be read.
             CloisterError: If the run has failed.
         """
         self._check_failed(party)
         self._current().check_header(party, header)
+        return self._header()
 
     async def count(
-        self, party: str, header: UpdateHeader, update: ModelBuffer
+        self, by: Participant, header: UpdateHeader, update: ModelBuffer
     ) -> None:
         """Counts a whole update; the last one of a round completes it.
+
+        Args:
+            by: Whose it is; the caller verified the countersignature.
+            header: The update's header.
+            update: The update.
 
         Raises:
             ProtocolError: If the update does not count.
@@ -181,15 +185,36 @@ class Coordinator:
         """
         self.touch()
         async with self._changed:
-            self._check_failed(party)
+            self._check_failed(by.party)
             current = self._current()
-            current.count(party, header, update)
+            current.count(by, header, update)
             if not current.missing:
                 self._complete(current)
             self._changed.notify_all()
 
-    async def finish(self, party: str, report: EvaluationReport) -> None:
+    def check_report(self, party: str, report: EvaluationReport) -> ModelHeader:
+        """Returns the header of the final model, if a report on it can count.
+
+        Raises:
+            ProtocolError: If training is not over or the report does not count.
+            CloisterError: If the run has failed.
+        """
+        self._check_failed(party)
+        check_evaluation(party, report)
+        if not self._is_over():
+            raise ProtocolError(
+                f"{party!r} finishes before training is over",
+                code="finish-early",
+                expected="an update",
+            )
+        return self._header()
+
+    async def finish(self, by: Participant, report: EvaluationReport) -> None:
         """Takes a worker's report on the final model.
+
+        Args:
+            by: Whose it is; the caller verified the countersignature.
+            report: The report.
 
         Raises:
             ProtocolError: If training is not over or the report does not count.
@@ -197,19 +222,11 @@ class Coordinator:
         """
         self.touch()
         async with self._changed:
-            self._check_failed(party)
-            check_evaluation(party, report)
-            if not self._is_over():
-                raise ProtocolError(
-                    f"{party!r} finishes before training is over",
-                    code="finish-early",
-                    expected="an update",
-                )
-            self._finals.setdefault(party, report)
-            if set(self._finals) == set(self._course.parties):
-                reports = [self._finals[p] for p in self._course.parties]
-                self.metrics = mean_metrics(reports)
-                self._tell_left_out(count_left_out(reports), len(self.metrics))
+            self.check_report(by.party, report)
+            self._finals.take(by, report)
+            if self.metrics is None and not self._finals.missing:
+                self.metrics, left_out = self._finals.metrics()
+                self._tell_left_out(left_out, len(self.metrics))
             self._changed.notify_all()
 
     async def run(
@@ -248,7 +265,7 @@ class Coordinator:
             stage, missing = "before training began", self._absent()
         elif self._is_over():
             stage = "after the last round"
-            missing = [p for p in self._course.parties if p not in self._finals]
+            missing = list(self._finals.missing)
         else:
             stage = f"in round {self._current().number}"
             missing = list(self._current().missing)
@@ -277,6 +294,11 @@ class Coordinator:
 
     def _absent(self) -> list[str]:
         return [p for p in self._course.parties if p not in self._joined]
+
+    def _header(self) -> ModelHeader:
+        if self._published is None:
+            raise RuntimeError("no model is out")
+        return self._published.header
 
     def _current(self) -> Round:
         if self._round is None:
@@ -334,7 +356,11 @@ class Coordinator:
             )
             self._tell_left_out(aggregate.metrics_left_out, len(aggregate.metrics))
         self._round_began = now
-        self._publish(current.number + 1)
+        try:
+            self._publish(current.number + 1, after=current)
+        except StorageError as error:
+            # What cannot be recorded does not happen: nobody gets the next model.
+            self._failure = error
 
     def _tell_left_out(self, left_out: int, published: int) -> None:
         """Says once that the parties do not report the same; their words stay out."""
@@ -342,9 +368,22 @@ class Coordinator:
             self._differed = True
             self._log.warning("metrics-differ", published=published, left_out=left_out)
 
-    def _publish(self, number: int) -> None:
+    def _publish(self, number: int, *, after: Round | None = None) -> None:
+        """Publishes the model of round `number`.
+
+        Raises:
+            StorageError: If the round that led to it cannot be recorded.
+        """
         course = self._course
         final = number > course.rounds
+        state = self._state_after(number - 1) if self._marks.take(final=final) else None
+        if after is not None:
+            self._audit.round_completed(
+                after.number,
+                head=self._header().audit_head,
+                participants=after.participants,
+                state=state,
+            )
         evaluate = (
             not final and number > 1 and (number - 1) % course.evaluate_every == 0
         )
@@ -354,9 +393,8 @@ class Coordinator:
             layout=self._digest,
             evaluate=evaluate,
             final=final,
-            state=self._state_after(number - 1)
-            if self._marks.take(final=final)
-            else None,
+            audit_head=self._audit.head,
+            state=state,
         )
         self._published = Published(header=header, chunks=tuple(chunks_of(self.model)))
         for told in self._told:

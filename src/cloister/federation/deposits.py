@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from cloister.errors import CloisterError, ProtocolError, VerificationError
@@ -72,6 +73,14 @@ class Deposits:
             self._heard_at = self._elapsed()
         self._newest = mark
         self._due.set()
+
+    def follow(self, audit_head: bytes) -> None:
+        """Has the newest mark deposited again, with a later head of the audit log.
+
+        What a server records between two marks could be cut unseen otherwise.
+        """
+        if self._newest is not None and self._newest.audit_head != audit_head:
+            self.offer(msgspec.structs.replace(self._newest, audit_head=audit_head))
 
     async def begun(self) -> None:
         """Waits until the custodian has a mark of the server that the newest is of.

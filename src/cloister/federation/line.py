@@ -13,7 +13,6 @@ from cloister.federation.messages import (
     CONTRIBUTE,
     FINISH,
     RECEIVE,
-    EvaluationReport,
     FinalReport,
     Finished,
     ModelHeader,
@@ -77,10 +76,10 @@ class Line:
 
         return await self._take_model(self._contribute(messages()))
 
-    async def finish(self, report: EvaluationReport) -> None:
+    async def finish(self, report: FinalReport) -> None:
         """Sends the report on the final model."""
         try:
-            reply = await self._finish(encode_header(FinalReport(evaluation=report)))
+            reply = await self._finish(encode_header(report))
         except grpc.aio.AioRpcError as error:
             raise _explain(error) from error
         decode_header(reply, Finished)

@@ -11,7 +11,9 @@ from cloister.errors import ConfigError, VerificationError
 from cloister.federation.messages import ModelHeader
 from cloister.plan.digest import format_digest
 from cloister.plan.plan import Plan
+from cloister.ratls.epochs import key_digest
 from cloister.ratls.mark import Mark
+from cloister.ratls.node import Node
 
 _REMEDY = (
     "Restore the newest state; to begin again, give the plan a new run, or have every"
@@ -110,3 +112,21 @@ def check_onward(header: ModelHeader, mark: Mark | None, *, completed: int) -> i
             remedy=_REMEDY,
         )
     return got
+
+
+def server_mark(node: Node, *, completed: int, state: bytes, audit_head: bytes) -> Mark:
+    """Returns what a server has its own party remember.
+
+    Args:
+        node: The server's node.
+        completed: Rounds completed.
+        state: SHA-256 of the state after them.
+        audit_head: Head of its audit log.
+    """
+    return Mark(
+        round=completed,
+        state=state,
+        server_epoch=node.warrant.current.terms.epoch,
+        server_key=key_digest(node.identity.tls_spki),
+        audit_head=audit_head,
+    )

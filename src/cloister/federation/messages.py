@@ -30,6 +30,8 @@ RoundNumber = Annotated[int, Meta(ge=1, le=2**31)]
 LayoutDigest = Annotated[str, Meta(min_length=64, max_length=64)]
 StateDigest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Examples = Annotated[int, Meta(ge=1, le=2**40)]
+# ECDSA with P-256, DER: at most 72 bytes.
+Countersignature = Annotated[bytes, Meta(max_length=80)]
 
 
 class Header(
@@ -66,6 +68,8 @@ class ModelHeader(Header, frozen=True, kw_only=True):
         layout: Digest of the layout of the chunks that follow.
         evaluate: Whether each worker reports on this model with its next message.
         final: Whether training is over: evaluate, finish, train no more.
+        audit_head: Head of the server's audit log as the model goes out. It is one for
+            a round: each worker signs it once.
         state: SHA-256 of the server's state after the rounds before this one, when a
             mark is due (`state.py`).
     """
@@ -74,6 +78,7 @@ class ModelHeader(Header, frozen=True, kw_only=True):
     layout: LayoutDigest
     evaluate: bool
     final: bool
+    audit_head: StateDigest
     state: StateDigest | None = None
 
 
@@ -85,6 +90,7 @@ class UpdateHeader(Header, frozen=True, kw_only=True):
         layout: Digest of the layout of the chunks that follow.
         examples: Examples used; the update's weight.
         loss_sum: Sum of the training loss over those examples.
+        countersignature: The node's over the head that came with the round's model.
         evaluation: The report on the round's model, exactly when it was asked for.
     """
 
@@ -92,13 +98,20 @@ class UpdateHeader(Header, frozen=True, kw_only=True):
     layout: LayoutDigest
     examples: Examples
     loss_sum: float
+    countersignature: Countersignature
     evaluation: EvaluationReport | None = None
 
 
 class FinalReport(Header, frozen=True, kw_only=True):
-    """One worker's report on the final model."""
+    """One worker's report on the final model.
+
+    Attributes:
+        evaluation: The report.
+        countersignature: The node's over the head that came with that model.
+    """
 
     evaluation: EvaluationReport
+    countersignature: Countersignature
 
 
 class Finished(Header, frozen=True, kw_only=True):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Self
+from typing import Protocol, Self
 
 import grpc
 from structlog.typing import FilteringBoundLogger
 
+from cloister.federation.audit import CallAudit
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.training_service import TrainingService
 from cloister.plan.site import Address
 from cloister.ratls.admission import new_authority
 from cloister.ratls.admission_table import AdmissionTable, Peer
+from cloister.ratls.audit import DoorAudit
 from cloister.ratls.certificate import make_certificate
 from cloister.ratls.challenge import MAX_MESSAGE_BYTES
 from cloister.ratls.channels import (
@@ -26,6 +28,7 @@ from cloister.ratls.channels import (
     training_credentials,
 )
 from cloister.ratls.enrolment_service import EnrolmentService
+from cloister.ratls.identity import Spki
 from cloister.ratls.node import Node
 
 # Of the server's certificate and of the admission CA. Their keys last as long as the
@@ -33,6 +36,10 @@ from cloister.ratls.node import Node
 CERTIFICATE_LIFE = timedelta(days=365)
 # Time for the last answers to reach the workers before the ports close.
 _GRACE_SECONDS = 3.0
+
+
+class PortsAudit(DoorAudit, CallAudit, Protocol):
+    """Where what happens at the ports is recorded."""
 
 
 class Ports:
@@ -43,10 +50,12 @@ class Ports:
         coordinator: Runs the rounds.
         enrolment: Where the enrolment port listens.
         training: Where the training port listens.
+        audit: Receives admissions and refusals.
         log: One line for each decision.
 
     Attributes:
         table: Who is admitted.
+        admission_key: Of the admission CA.
     """
 
     def __init__(
@@ -56,6 +65,7 @@ class Ports:
         *,
         enrolment: Address,
         training: Address,
+        audit: PortsAudit,
         log: FilteringBoundLogger,
     ) -> None:
         at = node.clock()
@@ -63,6 +73,7 @@ class Ports:
             node.identity, node.platform, at=at, life=CERTIFICATE_LIFE
         )
         authority = new_authority(at=at, life=CERTIFICATE_LIFE)
+        self.admission_key: Spki = authority.spki
         self.table = AdmissionTable(node.clock)
         # Admissions lapse by rounds as well as by time.
         coordinator.subscribe(lambda header: self.table.advance(header.round))
@@ -72,7 +83,9 @@ class Ports:
         self._coordinator = coordinator
         self._met: set[str] = set()
         self._training = grpc.aio.server(options=server_options(MAX_CHUNK_BYTES))
-        self._training_service = TrainingService(coordinator, table=self.table, log=log)
+        self._training_service = TrainingService(
+            node, coordinator, table=self.table, audit=audit, log=log
+        )
         self._training.add_generic_rpc_handlers((self._training_service,))
         self._training_credentials = training_credentials(
             node.identity, certificate, admission_root_pem=authority.certificate_pem()
@@ -81,6 +94,7 @@ class Ports:
             node,
             authority=authority,
             table=self.table,
+            audit=audit,
             log=log,
             on_admitted=self._note_admission,
         )

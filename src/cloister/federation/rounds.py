@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.errors import ProtocolError
+from cloister.federation.audit_records import Participant
 from cloister.federation.layout import Layout, ModelBuffer
 from cloister.federation.messages import EvaluationReport, UpdateHeader
 from cloister.federation.strategies.mean import weighted_mean
@@ -71,11 +72,18 @@ class Round:
         self._evaluate = evaluate
         self._digest = rules.layout.digest()
         self._counted: dict[str, tuple[UpdateHeader, ModelBuffer]] = {}
+        self._participants: dict[str, Participant] = {}
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Parties whose update has not been counted, in plan order."""
         return tuple(p for p in self._rules.parties if p not in self._counted)
+
+    @property
+    def participants(self) -> tuple[Participant, ...]:
+        """Whose updates were counted, in plan order."""
+        counted = self._participants
+        return tuple(counted[p] for p in self._rules.parties if p in counted)
 
     def check_header(self, party: str, header: UpdateHeader) -> None:
         """Refuses an update that cannot count, before its chunks are read.
@@ -111,12 +119,18 @@ class Round:
         if header.evaluation is not None:
             check_evaluation(party, header.evaluation)
 
-    def count(self, party: str, header: UpdateHeader, update: ModelBuffer) -> None:
+    def count(self, by: Participant, header: UpdateHeader, update: ModelBuffer) -> None:
         """Counts a whole update; the buffer belongs to the round from now on.
+
+        Args:
+            by: Whose it is; the caller verified the countersignature.
+            header: The update's header.
+            update: The update.
 
         Raises:
             ProtocolError: If the header cannot count or a value is not finite.
         """
+        party = by.party
         self.check_header(party, header)
         if not (
             np.isfinite(update.parameters).all()
@@ -126,6 +140,7 @@ class Round:
                 party, "update-not-finite", "finite values", "NaN or infinity"
             )
         self._counted[party] = (header, update)
+        self._participants[party] = by
 
     def aggregate(self) -> Aggregate:
         """Returns the round's result; every party must have been counted."""

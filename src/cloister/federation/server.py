@@ -1,7 +1,8 @@
 """The server node: trains with its workers, and at the end seals one model.
 
 Beside the rounds, and as long as they last, it judges its workers' evidence again,
-keeps its own warrant in force, and deposits marks with its party's custodian.
+keeps its own warrant in force, and deposits marks with its party's custodian. What it
+decides is in the run's audit log before it takes effect.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from cloister.errors import CloisterError, ProtocolError
+from cloister.errors import CloisterError, ProtocolError, StorageError
 from cloister.federation.alongside import alongside
+from cloister.federation.audit_log import AuditLog
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.course import course_of
 from cloister.federation.custodian import Custodian
 from cloister.federation.deposits import Deposits
+from cloister.federation.ending import deposit_last_head, seal_and_record
 from cloister.federation.layout import ModelBuffer
-from cloister.federation.marks import check_fresh_start, check_start
+from cloister.federation.marks import check_fresh_start, check_start, server_mark
 from cloister.federation.messages import ModelHeader
 from cloister.federation.ports import Ports
 from cloister.federation.task import Task
@@ -29,11 +32,9 @@ from cloister.federation.task_loading import task_code
 from cloister.federation.warranting import keep_warranted
 from cloister.plan.plan import Plan
 from cloister.plan.site import Address
-from cloister.ratls.epochs import key_digest
-from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
 from cloister.ratls.reappraisal import keep_reappraising
-from cloister.storage.model_vault import SealedModel, check_recipients, seal_model
+from cloister.storage.model_vault import SealedModel, check_recipients
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +69,13 @@ class Outcome:
     sealed: SealedModel
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - all it takes to serve
     node: Node,
     task: Task,
     *,
     custodian: Custodian,
     settings: ServerSettings,
+    audit: AuditLog,
     log: FilteringBoundLogger,
     elapsed: Callable[[], float] = time.monotonic,
 ) -> Outcome:
@@ -84,117 +86,181 @@ async def serve(
         task: The plan's task.
         custodian: The line to its party's custodian.
         settings: What the site decides.
+        audit: The run's audit log, open; the caller closes it.
         log: One line for each decision, and for each round.
         elapsed: A counter of seconds; it says how long the custodian was silent.
 
     Raises:
         VerificationError: If the run has come further than this server, or a newer
-            server has taken its place.
+            server has taken its place; or if its own plan refuses its evidence.
         CloisterError: If a port cannot be opened, workers or the custodian stay away,
-            or the model cannot be written.
+            or the model or the audit log cannot be written.
     """
     plan = node.plan
     # Now, not after hours of training.
-    check_recipients(plan.model.recipients)
+    check_recipients(plan.recipients)
     check_fresh_start(plan, custodian.mark)
     model = await asyncio.to_thread(_initial_model, plan, task)
-    coordinator = Coordinator(course_of(plan, model), model, log=log)
-    deposits = Deposits(
-        custodian,
-        silence_seconds=plan.admission.custodian_silence_seconds,
-        log=log,
-        elapsed=elapsed,
-    )
-    deposits.offer(_mark(node, 0, check_start(plan, coordinator.initial_state())))
-    # Before anybody can have the first model: the party knows of this server.
-    await alongside(deposits.begun(), deposits.keep())
-    coordinator.subscribe(lambda header: _deposit(header, node, deposits))
+    coordinator = Coordinator(course_of(plan, model), model, audit=audit, log=log)
+    state = check_start(plan, coordinator.initial_state())
     ports = Ports(
         node,
         coordinator,
         enrolment=settings.enrolment,
         training=settings.training,
+        audit=audit,
         log=log,
     )
-    async with ports:
-        try:
-            metrics = await alongside(
-                _train(coordinator, deposits, plan, settings),
-                deposits.keep(),
-                keep_warranted(node, custodian, log=log),
-                keep_reappraising(node, ports.table, log=log),
-            )
-        except CloisterError as error:
-            await coordinator.fail(error)
-            await coordinator.farewell()
-            raise
-        except asyncio.CancelledError:
-            await coordinator.fail(
-                ProtocolError(
-                    "the server was stopped",
-                    code="server-stopped",
-                    expected="a run to its end",
-                    got="an interruption at the server",
-                )
-            )
-            raise
-        log.info("evaluation", round=plan.training.rounds, metrics=metrics)
-    sealed = await asyncio.to_thread(_seal, node, task, model, metrics, settings)
-    log.info("model-sealed", size_bytes=sealed.size_bytes, sha256=sealed.sha256)
+    for (role, party), epoch in audit.newest.items():
+        ports.table.learn(role, party, epoch)
+    # In a thread: a quote takes a while, and collateral may have to be fetched.
+    await asyncio.to_thread(
+        audit.introduce, completed=0, state=state, admission_key=ports.admission_key
+    )
+    log.info(
+        "audit-opened",
+        records=audit.length,
+        dropped_bytes=audit.dropped_bytes,
+        audit_head=audit.head.hex(),
+    )
+    server = _Server(node, coordinator, custodian=custodian, audit=audit, log=log)
+    try:
+        metrics = await server.train(
+            ports, state, patience_seconds=settings.patience_seconds, elapsed=elapsed
+        )
+        ending = coordinator.ending
+        sealed = await seal_and_record(
+            node,
+            task,
+            model,
+            metrics=metrics,
+            ending=ending,
+            path=settings.model_path,
+            audit=audit,
+            log=log,
+        )
+    except CloisterError as error:
+        _record_failure(audit, error, log=log)
+        raise
+    except asyncio.CancelledError:
+        # A model that is sealed is no failure: nothing comes after it.
+        if not audit.sealed:
+            _record_failure(audit, _stopped(), log=log)
+        raise
+    await deposit_last_head(node, custodian, ending=ending, audit=audit, log=log)
     return Outcome(metrics=metrics, rounds=plan.training.rounds, sealed=sealed)
 
 
-async def _train(
-    coordinator: Coordinator, deposits: Deposits, plan: Plan, settings: ServerSettings
-) -> dict[str, float]:
-    metrics = await coordinator.run(
-        patience_seconds=settings.patience_seconds,
-        extra_seconds=plan.admission.custodian_silence_seconds,
+class _Server:
+    """A server that was introduced to its audit log."""
+
+    def __init__(
+        self,
+        node: Node,
+        coordinator: Coordinator,
+        *,
+        custodian: Custodian,
+        audit: AuditLog,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._node = node
+        self._coordinator = coordinator
+        self._custodian = custodian
+        self._audit = audit
+        self._log = log
+
+    async def train(
+        self,
+        ports: Ports,
+        state: bytes,
+        *,
+        patience_seconds: float,
+        elapsed: Callable[[], float],
+    ) -> dict[str, float]:
+        """Trains to the end; returns the final model's metrics."""
+        node, coordinator, log = self._node, self._coordinator, self._log
+        deposits = Deposits(
+            self._custodian,
+            silence_seconds=node.plan.admission.custodian_silence_seconds,
+            log=log,
+            elapsed=elapsed,
+        )
+        deposits.offer(
+            server_mark(node, completed=0, state=state, audit_head=self._audit.head)
+        )
+        # Before anybody can have the first model: the party knows of this server.
+        await alongside(deposits.begun(), deposits.keep())
+        coordinator.subscribe(lambda header: _deposit(header, node, deposits))
+        loop, audit = asyncio.get_running_loop(), self._audit
+
+        def recorded() -> None:
+            # Whatever thread records; and so that many records are one deposit.
+            loop.call_soon_threadsafe(lambda: deposits.follow(audit.head))
+
+        async with ports:
+            try:
+                with audit.telling(recorded):
+                    metrics = await alongside(
+                        self._rounds(deposits, patience_seconds),
+                        deposits.keep(),
+                        keep_warranted(node, self._custodian, audit=audit, log=log),
+                        keep_reappraising(node, ports.table, audit=audit, log=log),
+                    )
+            except CloisterError as error:
+                await coordinator.fail(error)
+                await coordinator.farewell()
+                raise
+            except asyncio.CancelledError:
+                await coordinator.fail(_stopped())
+                raise
+            log.info("evaluation", round=node.plan.training.rounds, metrics=metrics)
+        return metrics
+
+    async def _rounds(
+        self, deposits: Deposits, patience_seconds: float
+    ) -> dict[str, float]:
+        metrics = await self._coordinator.run(
+            patience_seconds=patience_seconds,
+            extra_seconds=self._node.plan.admission.custodian_silence_seconds,
+        )
+        # Before the model is sealed: a server that was replaced must not seal one, and
+        # a run whose end nobody remembers could be trained and sealed once more.
+        await deposits.settled()
+        return metrics
+
+
+def _record_failure(
+    audit: AuditLog, error: CloisterError, *, log: FilteringBoundLogger
+) -> None:
+    try:
+        audit.run_failed(error)
+    except StorageError as unwritable:
+        # Often it is just what the run failed of.
+        log.warning(
+            "failure-not-recorded", code=unwritable.code, reason=str(unwritable)
+        )
+
+
+def _stopped() -> ProtocolError:
+    return ProtocolError(
+        "the server was stopped",
+        code="server-stopped",
+        expected="a run to its end",
+        got="an interruption at the server",
     )
-    # Before the model is sealed: a server that was replaced must not seal one, and a
-    # run whose end nobody remembers could be trained and sealed once more.
-    await deposits.settled()
-    return metrics
 
 
 def _deposit(header: ModelHeader, node: Node, deposits: Deposits) -> None:
     if header.state is not None:
-        deposits.offer(_mark(node, header.round - 1, header.state))
-
-
-def _mark(node: Node, completed: int, state: bytes) -> Mark:
-    return Mark(
-        round=completed,
-        state=state,
-        server_epoch=node.warrant.current.terms.epoch,
-        server_key=key_digest(node.identity.tls_spki),
-    )
+        mark = server_mark(
+            node,
+            completed=header.round - 1,
+            state=header.state,
+            audit_head=header.audit_head,
+        )
+        deposits.offer(mark)
 
 
 def _initial_model(plan: Plan, task: Task) -> ModelBuffer:
     with task_code(plan.task.file, "making the model", simulated=plan.simulated):
         return task.initial_model(seed=plan.training.seed)
-
-
-def _seal(
-    node: Node,
-    task: Task,
-    model: ModelBuffer,
-    metrics: dict[str, float],
-    settings: ServerSettings,
-) -> SealedModel:
-    plan = node.plan
-    with task_code(plan.task.file, "exporting the model", simulated=plan.simulated):
-        arrays = task.export(model)
-    return seal_model(
-        arrays,
-        metadata={
-            "run": plan.run_id,
-            "plan": node.plan_hash.hex(),
-            "rounds": str(plan.training.rounds),
-            "simulated": str(plan.simulated).lower(),
-            **{f"metric.{name}": repr(value) for name, value in metrics.items()},
-        },
-        recipients=plan.model.recipients,
-        path=settings.model_path,
-    )

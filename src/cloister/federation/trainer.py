@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from cloister.federation.countersigning import countersign_head
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
 from cloister.federation.task import Evaluation, Learner, LearnerSettings, Task
@@ -33,8 +34,8 @@ class Trainer:
     """
 
     def __init__(self, node: Node, task: Task, *, executor: ThreadPoolExecutor) -> None:
+        self._node = node
         self._plan = node.plan
-        self._party = node.party
         self._task = task
         self._executor = executor
         self._learner: Learner | None = None
@@ -48,7 +49,7 @@ class Trainer:
         self.model = initial
         self.out = ModelBuffer(initial.layout)
         settings = LearnerSettings(
-            party=self._party,
+            party=self._node.party,
             batch_size=training.batch_size,
             seed=training.seed,
             threads=training.threads,
@@ -73,6 +74,7 @@ class Trainer:
             layout=header.layout,
             examples=report.examples,
             loss_sum=report.loss_sum,
+            countersignature=countersign_head(self._node, header),
             evaluation=evaluation,
         )
 

@@ -18,8 +18,16 @@ import grpc
 from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
-from cloister.errors import CloisterError, ProtocolError, VerificationError
-from cloister.federation.coordinator import Coordinator, Published
+from cloister.errors import (
+    CloisterError,
+    ProtocolError,
+    StorageError,
+    VerificationError,
+)
+from cloister.federation.audit import CallAudit
+from cloister.federation.audit_records import Participant
+from cloister.federation.coordinator import Coordinator
+from cloister.federation.countersigning import verify_participant
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import (
     CONTRIBUTE,
@@ -27,17 +35,21 @@ from cloister.federation.messages import (
     RECEIVE,
     FinalReport,
     Finished,
+    ModelHeader,
     ModelRequest,
     UpdateHeader,
     decode_header,
     encode_header,
 )
+from cloister.federation.published import Published
 from cloister.federation.transfer import Receiver
 from cloister.ratls.admission_table import AdmissionTable, Peer
 from cloister.ratls.channels import MAX_CHUNK_BYTES, Guard
 from cloister.ratls.identity import Spki
+from cloister.ratls.node import Node
 from cloister.ratls.refusal_log import RefusalLog
-from cloister.ratls.refusals import encode_status
+from cloister.ratls.refusals import encode_status, is_trouble
+from cloister.ratls.unforeseen import unforeseen
 
 # Longest that a refused caller is listened to, so that it may hear its reason.
 _DRAIN_SECONDS = 10.0
@@ -66,18 +78,24 @@ class TrainingService(grpc.GenericRpcHandler):
     """The server's end of the training port.
 
     Args:
+        node: The server's node.
         coordinator: Runs the rounds.
         table: Who is admitted.
+        audit: Receives every refusal of an admitted node.
         log: One line for each refusal; they are counted where they are many.
     """
 
     def __init__(
         self,
+        node: Node,
         coordinator: Coordinator,
         *,
         table: AdmissionTable,
+        audit: CallAudit,
         log: FilteringBoundLogger,
     ) -> None:
+        self._node = node
+        self._audit = audit
         self._coordinator = coordinator
         self._table = table
         self._log = log
@@ -110,6 +128,8 @@ class TrainingService(grpc.GenericRpcHandler):
                 yield message
         except CloisterError as error:
             await self._refuse(context, error, guard)
+        except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
+            await self._refuse(context, unforeseen(error), guard)
 
     async def _contribute(self, messages: Messages, context: Context) -> Messages:
         guard = None
@@ -128,15 +148,21 @@ class TrainingService(grpc.GenericRpcHandler):
             error.__cause__ = error.__context__ = None
             await self._drain(messages)
             await self._refuse(context, error, guard)
+        except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
+            await self._refuse(context, unforeseen(error), guard)
 
     async def _finish(self, request: bytes, context: Context) -> bytes:
         guard = None
         try:
             guard = Guard(context, self._table)
             report = decode_header(request, FinalReport)
-            await self._coordinator.finish(guard.peer.party, report.evaluation)
+            model = self._coordinator.check_report(guard.peer.party, report.evaluation)
+            by = self._participant(report.countersignature, guard, model)
+            await self._coordinator.finish(by, report.evaluation)
         except CloisterError as error:
             await self._refuse(context, error, guard)
+        except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
+            await self._refuse(context, unforeseen(error), guard)
         return encode_header(Finished())
 
     async def _take_update(self, messages: Messages, guard: Guard) -> UpdateHeader:
@@ -149,14 +175,26 @@ class TrainingService(grpc.GenericRpcHandler):
         header = decode_header(first, UpdateHeader)
         # The header may come late: only the party's newest node ends the others.
         guard.check()
-        self._coordinator.check_header(party, header)
+        model = self._coordinator.check_header(party, header)
+        by = self._participant(header.countersignature, guard, model)
         async with self._only_one(guard.peer):
-            await self._fill(messages, header, guard)
+            await self._coordinator.count(
+                by, header, await self._whole_update(messages, guard)
+            )
         return header
 
-    async def _fill(
-        self, messages: Messages, header: UpdateHeader, guard: Guard
-    ) -> None:
+    def _participant(
+        self, unverified_signature: bytes, guard: Guard, model: ModelHeader
+    ) -> Participant:
+        return verify_participant(
+            unverified_signature,
+            peer=guard.peer,
+            header=model,
+            run_id=self._node.plan.run_id,
+            plan_hash=self._node.plan_hash,
+        )
+
+    async def _whole_update(self, messages: Messages, guard: Guard) -> ModelBuffer:
         update = ModelBuffer(self._coordinator.model.layout)
         receiver = Receiver(update)
         async for chunk in messages:
@@ -167,7 +205,7 @@ class TrainingService(grpc.GenericRpcHandler):
         receiver.finish()
         # The end of the stream may come long after its last chunk.
         guard.check()
-        await self._coordinator.count(guard.peer.party, header, update)
+        return update
 
     @asynccontextmanager
     async def _only_one(self, peer: Peer) -> AsyncIterator[None]:
@@ -235,6 +273,8 @@ class TrainingService(grpc.GenericRpcHandler):
         log.warning(
             "call-refused", address=context.peer(), code=error.code, reason=str(error)
         )
+        if guard is not None:
+            await self._record(guard.peer, error)
         status = (
             grpc.StatusCode.PERMISSION_DENIED
             if isinstance(error, VerificationError)
@@ -242,3 +282,16 @@ class TrainingService(grpc.GenericRpcHandler):
         )
         await context.abort(status, encode_status(error))
         raise RuntimeError("abort returned")
+
+    async def _record(self, peer: Peer, error: CloisterError) -> None:
+        """Records a refusal of an admitted node; of a failed run it is none.
+
+        Nor is what stops this side a word about the other.
+        """
+        if error is self._coordinator.failure or is_trouble(error):
+            return
+        try:
+            self._audit.call_refused(peer, error)
+        except StorageError as unwritable:
+            if self._coordinator.failure is None:
+                await self._coordinator.fail(unwritable)

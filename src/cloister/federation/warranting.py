@@ -12,6 +12,7 @@ from typing import NoReturn
 from structlog.typing import FilteringBoundLogger
 
 from cloister.errors import CloisterError, ProtocolError, VerificationError
+from cloister.federation.audit import WarrantAudit
 from cloister.federation.custodian import Custodian
 from cloister.ratls.node import Node
 
@@ -33,13 +34,26 @@ def seconds_in_force(node: Node) -> float:
 
 
 async def keep_warranted(
-    node: Node, custodian: Custodian, *, log: FilteringBoundLogger
+    node: Node,
+    custodian: Custodian,
+    *,
+    audit: WarrantAudit,
+    log: FilteringBoundLogger,
 ) -> NoReturn:
     """Renews the node's warrant whenever half of its life is over, until cancelled.
 
-    Tries again while the custodian is away, and says so once.
+    Tries again while the custodian is away, and says so once. Others renew it by the
+    way: a deposit that finds its line broken meets the custodian anew. So it is the
+    warrant that is looked at, and not whose doing it is.
+
+    Args:
+        node: The node.
+        custodian: Its party's custodian.
+        audit: Receives the warrant again and again; it knows which are new.
+        log: One line for each time that the custodian is away.
 
     Raises:
+        StorageError: If a new warrant cannot be recorded.
         VerificationError: If the party no longer warrants this node.
         ProtocolError: If the warrant has ended and there is no other: without its
             party's word a node is nobody's.
@@ -47,11 +61,13 @@ async def keep_warranted(
     renewal = Renewal(node, custodian, log=log)
     pause = FIRST_RETRY_SECONDS
     while True:
+        audit.warrant_renewed(node.warrant.current)
         left = seconds_to_renewal(node)
         if left > 0:
             await asyncio.sleep(min(left, LOOK_SECONDS))
             continue
         error = await renewal.attempt()
+        audit.warrant_renewed(node.warrant.current)
         in_force = seconds_in_force(node)
         if in_force <= 0:
             raise _ended(error)

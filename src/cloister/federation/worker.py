@@ -13,15 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from cloister.errors import CloisterError, ProtocolError, VerificationError
 from cloister.federation.alongside import alongside
+from cloister.federation.countersigning import countersign_head
 from cloister.federation.custodian import Custodian
 from cloister.federation.deposits import Deposits
 from cloister.federation.marks import check_onward
 from cloister.federation.membership import Membership
-from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
+from cloister.federation.messages import FinalReport, ModelHeader, UpdateHeader
 from cloister.federation.task import Task
 from cloister.federation.trainer import Trainer
 from cloister.plan.site import Address
@@ -116,15 +118,19 @@ class Watch:
         self._membership = membership
         self._server: Epoch | None = None
         self._completed = 0
+        self._seen: ModelHeader | None = None
 
     def check(self, header: ModelHeader, server: Peer) -> ModelHeader:
         """Returns the header of a model, if this node may train for its server.
 
         Raises:
             VerificationError: If the server, met for the first time, is behind what
-                this party knows, or contradicts it.
+                this party knows, or contradicts it; or if it sends a second head of its
+                audit log for one round.
         """
-        if server.node != self._server:
+        if server.node == self._server:
+            _check_one_head(header, self._seen)
+        else:
             known = self._custodian.mark
             check_onward(header, known, completed=self._completed)
             _check_stated(header, known, server)
@@ -133,6 +139,7 @@ class Watch:
                 # Nothing new, where the server says no state now; but the custodian
                 # must be there before anything is done for this server.
                 self._deposits.offer(known)
+        self._seen = header
         self._completed = max(self._completed, header.round - 1)
         self._membership.note_round(header.round)
         if header.state is not None:
@@ -141,9 +148,25 @@ class Watch:
                 state=header.state,
                 server_epoch=server.node.number,
                 server_key=server.node.key,
+                audit_head=header.audit_head,
             )
             self._deposits.offer(mark)
         return header
+
+
+def _check_one_head(header: ModelHeader, seen: ModelHeader | None) -> None:
+    """Refuses a second head for a round: its server may show two logs."""
+    if seen is None or header.round != seen.round:
+        return
+    if header.audit_head != seen.audit_head:
+        raise VerificationError(
+            f"the server sends another audit head for round {header.round}",
+            code="audit-forked",
+            expected=seen.audit_head.hex(),
+            got=header.audit_head.hex(),
+            remedy="This node signs one head a round. Compare the heads that the"
+            " parties' custodians have with the server's log.",
+        )
 
 
 def _check_stated(header: ModelHeader, known: Mark | None, server: Peer) -> None:
@@ -177,6 +200,7 @@ class _Session:
         *,
         log: FilteringBoundLogger,
     ) -> None:
+        self._node = node
         self._rounds = node.plan.training.rounds
         self._trainer = trainer
         self._membership = membership
@@ -189,7 +213,10 @@ class _Session:
         header = await self._lasting(self._receive, self._receive)
         while not header.final:
             header = await self._round(header)
-        report = await self._trainer.evaluate()
+        report = FinalReport(
+            evaluation=await self._trainer.evaluate(),
+            countersignature=countersign_head(self._node, header),
+        )
         # The server seals when all have reported: the party is to know the end first.
         await self._deposits.settled()
         await self._lasting(lambda: self._finish(report), lambda: self._finish(report))
@@ -204,7 +231,7 @@ class _Session:
         # No update for a server that the party's own memory does not know.
         await self._deposits.begun()
         header = await self._lasting(
-            lambda: self._contribute(update), lambda: self._resume(update)
+            lambda: self._contribute(update), lambda: self._resume(update, header)
         )
         if header.round != number + 1:
             raise ProtocolError(
@@ -249,17 +276,25 @@ class _Session:
             header = await line.contribute(update, self._trainer.out)
             return self._watch.check(header, line.server)
 
-    async def _resume(self, update: UpdateHeader) -> ModelHeader:
+    async def _resume(self, update: UpdateHeader, model: ModelHeader) -> ModelHeader:
         """Goes on where a call was ended; nothing tells whether the update counted.
 
         The server's current model tells: in a round in which this party was counted it
         gives none before the next one.
+
+        Args:
+            update: The update that was sent.
+            model: Header of the model that it was computed from.
         """
         header = await self._receive()
-        if header.round == update.round:
-            return await self._contribute(update)
-        return header
+        if header.round != update.round:
+            return header
+        if header.audit_head != model.audit_head:
+            # Another server, so another log.
+            signature = countersign_head(self._node, header)
+            update = msgspec.structs.replace(update, countersignature=signature)
+        return await self._contribute(update)
 
-    async def _finish(self, report: EvaluationReport) -> None:
+    async def _finish(self, report: FinalReport) -> None:
         async with self._membership.line() as line:
             await line.finish(report)

@@ -6,7 +6,7 @@ the run goes on from. It is a plan like any other, and everybody signs it again.
 
 What may change, and nothing else:
 
-    policy.server, policy.worker        the reference values and what they tolerate, so
+    policy of every role                the reference values and what they tolerate, so
                                         also packages and the task file's content, which
                                         are measured; not the trust root
     training.rounds                     may grow
@@ -16,9 +16,9 @@ What may change, and nothing else:
                                         get another name by that
     predecessor
 
-Who takes part, on whose data, what is trained and who receives it stays: for anything
-else there is a new run. That the state is the one the run had reached is not known
-here: each custodian compares it with its own mark.
+Who takes part, on whose data, with which keys, what is trained and who receives it
+stays: for anything else there is a new run. That the state is the one the run had
+reached is not known here: each custodian compares it with its own mark.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _Path = tuple[str | int, ...]
 _MAY_CHANGE: tuple[_Path, ...] = (
     ("policy", "server"),
     ("policy", "worker"),
+    ("policy", "recipient"),
     ("training", "rounds"),
     ("rounds", "evaluate_every"),
     ("admission", "life_seconds"),
@@ -51,6 +52,7 @@ _MAY_CHANGE: tuple[_Path, ...] = (
 _ROOTS: tuple[_Path, ...] = (
     ("policy", "server", "root"),
     ("policy", "worker", "root"),
+    ("policy", "recipient", "root"),
 )
 _HEADER = "[predecessor]"
 _NEW_RUN = "For this, start a new run: give the plan another [plan] run."

@@ -23,6 +23,34 @@ from cloister.plan.toml import read_toml
 SHORTEST_WARRANT: Final = timedelta(minutes=1)
 
 
+class KeyringSection(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """``[keyring]``: what seals the party's keys, and what opens that.
+
+    With neither an identity nor a passphrase's file, a person is asked for the
+    passphrase at the terminal.
+
+    Attributes:
+        file: The keyring.
+        identity: A file with the age identity that opens it.
+        passphrase_file: A file with the passphrase that opens it, on one line.
+    """
+
+    file: PathText
+    identity: PathText | None = None
+    passphrase_file: PathText | None = None
+
+    def __post_init__(self) -> None:
+        if self.identity is not None and self.passphrase_file is not None:
+            raise ConfigError(
+                "a keyring is opened in one way",
+                code="keyring-lock",
+                expected="at most one of [keyring] identity and passphrase_file",
+                got="both",
+            )
+
+
 class CustodianSite(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -32,17 +60,19 @@ class CustodianSite(
         party: Whose custodian this is.
         address: ``HOST:PORT`` where it listens for the party's node.
         key: The party's private key, Ed25519, PEM.
-        database: The register: consents, warrants and marks.
+        database: The register: consents, warrants, marks, keys and records.
+        keyring: What seals the keys in it.
         logs: A directory.
         collateral: How it verifies the node's evidence.
         warrant_hours: Life of a warrant; from a minute to a week.
-        policy: A policy of the party's own, which can only tighten the plan's.
+        policy: A policy of the party's own node, which can only tighten the plan's.
     """
 
     party: Name
     address: str
     key: PathText
     database: PathText
+    keyring: KeyringSection
     logs: PathText
     collateral: CollateralSection
     warrant_hours: Annotated[float, Meta(gt=0, le=168)] = 24.0

@@ -37,7 +37,9 @@ def parse_party_key(text: str) -> Ed25519PublicKey:
             "a party's key is malformed",
             code="party-key-invalid",
             expected="'ed25519:' and 64 lower-case hex digits",
-            got=repr(text[:80]),
+            # Not the text: a private key put here by mistake is a secret.
+            got=f"{len(text)} characters of another form",
+            remedy="`cloister custodian init` makes a key and prints it.",
         )
     raw = bytes.fromhex(text.split(":")[1])
     # Both points with x = 0, of which the sign has a second spelling, are of small

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 import msgspec
@@ -10,9 +11,9 @@ from cloister.attestation.policy_schema import check_platform_ids
 from cloister.errors import ConfigError
 from cloister.plan.digest import Digest
 from cloister.plan.keys import parse_party_key
-from cloister.plan.sections import Name
+from cloister.plan.sections import Name, check_recipient
 
-Role = Literal["server", "worker"]
+Role = Literal["server", "worker", "recipient"]
 Admit = Literal["attested", "identity"]
 
 
@@ -24,9 +25,14 @@ class Party(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         role: What its node does.
         key: Signs its consents and warrants; it stays at the party's own site.
         admit: How its node proves itself: by evidence, or by this key alone.
-        data: Digest of a worker's records.
+        data: Digest of a worker's records; of those that a recipient evaluates the
+            model on, if any.
         platforms: PPIDs or platform instance IDs of the machines its node may run on;
             None where all that its role's policy accepts will do.
+        data_key: The key of a worker's data (`storage.keys.key_id`).
+        state_share: The party's share of every attested node's state key, likewise.
+        recipient: To whom the model is sealed so that an attested recipient opens it:
+            an age recipient, whose identity the party's custodian keeps.
     """
 
     name: Name
@@ -35,24 +41,33 @@ class Party(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     admit: Admit = "attested"
     data: Digest | None = None
     platforms: tuple[str, ...] | None = None
+    data_key: Digest | None = None
+    state_share: Digest | None = None
+    recipient: str | None = None
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the party's node has a state key, made of shares where there are any.
+
+        Nodes that train have, for they alone have a state to seal. All state keys come
+        from the same shares, so whoever had them all could open the state of any node:
+        what is admitted by identity runs nobody knows what, and gets none.
+        """
+        return self.admit == "attested" and self.role != "recipient"
 
     def __post_init__(self) -> None:
         parse_party_key(self.key)
-        if (self.data is not None) != (self.role == "worker"):
+        _check_data(self)
+        # No party's word replaces evidence there: the server sees every single update,
+        # and a recipient gets the model's key from its custodian by its evidence.
+        if self.role != "worker" and self.admit != "attested":
             raise ConfigError(
-                f"party {self.name!r} and its data do not fit",
-                code="party-data",
-                expected="'data' for every worker and for no server",
-                got=f"role {self.role!r} {'with' if self.data else 'without'} data",
-            )
-        # It sees every single update: no party's word replaces evidence there.
-        if self.role == "server" and self.admit != "attested":
-            raise ConfigError(
-                f"the server {self.name!r} is not attested",
+                f"the {self.role} {self.name!r} is not attested",
                 code="party-admit",
-                expected="admit = 'attested' for the server",
+                expected=f"admit = 'attested' for a {self.role}",
                 got=repr(self.admit),
             )
+        _check_recipient(self)
         _check_platforms(self)
 
 
@@ -60,32 +75,87 @@ def check_parties(parties: tuple[Party, ...]) -> tuple[Party, ...]:
     """Returns `parties`, if together they make a federation.
 
     Raises:
-        ConfigError: If not one is a server, none is a worker, or two share what is
-            each one's own.
+        ConfigError: If not one is a server, none is a worker, two share what is each
+            one's own, or one alone holds a share of the state keys.
     """
     servers = sum(p.role == "server" for p in parties)
-    if servers != 1 or servers == len(parties):
+    workers = sum(p.role == "worker" for p in parties)
+    if servers != 1 or not workers:
         raise ConfigError(
             "the plan's parties do not make a federation",
             code="parties-invalid",
             expected="exactly one server and at least one worker",
-            got=f"{servers} servers and {len(parties) - servers} workers",
+            got=f"{servers} servers and {workers} workers",
         )
     for what, values in (
         ("name", [p.name for p in parties]),
         ("key", [p.key for p in parties]),
-        # Counted twice, one party's records would weigh twice.
-        ("data set", [p.data for p in parties if p.data is not None]),
+        # Counted twice, one party's records would weigh twice. Nobody's weigh anything
+        # where they are only evaluated.
+        ("data set", [p.data for p in parties if p.role == "worker"]),
+        ("data key", [p.data_key for p in parties]),
+        # Two equal shares, combined by XOR, are none.
+        ("state share", [p.state_share for p in parties]),
+        ("recipient", [p.recipient for p in parties]),
     ):
-        repeated = {v for v in values if values.count(v) > 1}
-        if repeated:
+        counts = Counter(value for value in values if value is not None)
+        if repeated := sorted(value for value, n in counts.items() if n > 1):
             raise ConfigError(
                 f"two parties share a {what}",
                 code="parties-repeat",
                 expected=f"a {what} of its own for every party",
-                got=", ".join(sorted(repeated)),
+                got=", ".join(repeated),
             )
+    _check_shares(parties)
     return parties
+
+
+def _check_shares(parties: tuple[Party, ...]) -> None:
+    """Refuses a single share: whoever holds it could open every node's state."""
+    holders = [p.name for p in parties if p.state_share is not None]
+    if len(holders) == 1:
+        raise ConfigError(
+            f"{holders[0]!r} alone holds the key of every node's state",
+            code="shares-too-few",
+            expected="a state_share of at least two parties, or of none",
+            got="one",
+            remedy="Let another party's custodian make one:"
+            " cloister custodian keys add DIR state-share.",
+        )
+
+
+def _check_data(party: Party) -> None:
+    allowed = {"worker": (True,), "recipient": (True, False), "server": (False,)}
+    if (party.data is not None) not in allowed[party.role]:
+        raise ConfigError(
+            f"party {party.name!r} and its data do not fit",
+            code="party-data",
+            expected="'data' for every worker, for a recipient at will, and for nobody"
+            " else",
+            got=f"role {party.role!r} {'with' if party.data else 'without'} data",
+        )
+    if party.data_key is not None and party.role != "worker":
+        raise ConfigError(
+            f"the data key of {party.name!r} would be ignored",
+            code="party-data-key",
+            expected="'data_key' only for a worker",
+            got=f"role {party.role!r} with a data key",
+        )
+
+
+def _check_recipient(party: Party) -> None:
+    if (party.recipient is not None) != (party.role == "recipient"):
+        raise ConfigError(
+            f"party {party.name!r} and its recipient do not fit",
+            code="party-recipient",
+            expected="'recipient' for every party of that role and for nobody else",
+            got=f"role {party.role!r}"
+            f" {'with' if party.recipient else 'without'} a recipient",
+            remedy="Who gets the model without an attested node stands in"
+            " [model] recipients.",
+        )
+    if party.recipient is not None:
+        check_recipient(party.recipient)
 
 
 def _check_platforms(party: Party) -> None:

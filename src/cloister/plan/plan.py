@@ -18,7 +18,9 @@ import msgspec
 from cloister.attestation.policy import Policy
 from cloister.errors import ConfigError
 from cloister.plan.parties import Party, Role, check_colluders, check_parties
+from cloister.plan.policies import check_policies
 from cloister.plan.sections import (
+    MAX_RECIPIENTS,
     Admission,
     Header,
     ModelSection,
@@ -49,7 +51,7 @@ __all__ = [
 
 PlanHash = NewType("PlanHash", bytes)  # SHA-256, 32 bytes
 
-_HASH_LABEL = "cloister/plan/2"
+_HASH_LABEL = "cloister/plan/3"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +62,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     training: Training
     party: tuple[Party, ...]
     policy: Policies
-    model: ModelSection
+    model: ModelSection = ModelSection()
     rounds: Rounds = Rounds()
     admission: Admission = Admission()
     predecessor: Predecessor | None = None
@@ -68,8 +70,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         check_parties(self.party)
         check_colluders(self.party, self.rounds.tolerated_colluders)
-        _check_policies(self.policy, self.workers)
-        _check_party_platforms(self)
+        check_policies(self.policy, self.party)
+        _check_recipients(self.recipients)
         if self.training.schedule.warmup_rounds > self.training.rounds:
             raise ConfigError(
                 "the warm-up is longer than the training",
@@ -104,6 +106,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return tuple(p for p in self.party if p.role == "worker")
 
     @property
+    def shareholders(self) -> tuple[Party, ...]:
+        """The parties whose custodians hold shares of state keys, in plan order."""
+        return tuple(p for p in self.party if p.state_share is not None)
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Everybody to whom the model is sealed, as age recipients."""
+        attested = (p.recipient for p in self.party if p.recipient is not None)
+        return (*self.model.recipients, *attested)
+
+    @property
     def simulated(self) -> bool:
         """Whether evidence under this plan comes from a simulated platform."""
         return self.policy.server.root != "hardware"
@@ -130,18 +143,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         by `policy_of`.
 
         Raises:
-            ConfigError: If the plan has none: no worker is attested.
+            ConfigError: If the plan has none: nobody of that role is attested.
         """
-        if role == "server":
-            return self.policy.server
-        if self.policy.worker is None:
+        policy: Policy | None = getattr(self.policy, role)
+        if policy is None:
             raise ConfigError(
-                "the plan has no policy for workers: none of them is attested",
+                f"the plan has no policy for {role}s: none of them is attested",
                 code="policy-missing",
-                expected="a plan with an attested worker",
-                got="admit = 'identity' for all",
+                expected=f"a plan with an attested {role}",
             )
-        return self.policy.worker
+        return policy
 
     def policy_of(self, name: str) -> Policy:
         """Returns what the node of a party must prove: its role's, on its machines.
@@ -200,55 +211,22 @@ def plan_hash(plan: Plan) -> PlanHash:
     return PlanHash(hashlib.sha256(cbor2.dumps(form, canonical=True)).digest())
 
 
-def _check_party_platforms(plan: Plan) -> None:
-    """Refuses a party's machine that its role's policy does not list."""
-    for party in plan.party:
-        if party.platforms is None:
-            continue
-        listed = plan.policy_for(party.role).platforms
-        if not isinstance(listed, tuple):
-            continue
-        if unlisted := [it for it in party.platforms if it not in listed]:
-            raise ConfigError(
-                f"{party.name!r} has platforms that its role's policy does not list",
-                code="platforms-unlisted",
-                expected=f"some of [policy.{party.role}] platforms",
-                got=", ".join(unlisted),
-                remedy="A party's list narrows the policy's: add them to both.",
-            )
-
-
-def _check_policies(policy: Policies, workers: tuple[Party, ...]) -> None:
-    """Refuses a missing policy, one that nobody is held to, and two roots."""
-    attested = [worker.name for worker in workers if worker.admit == "attested"]
-    for name, given in (("server", policy.server), ("worker", policy.worker)):
-        if given is not None and given.legacy_certificates != "refused":
-            raise ConfigError(
-                f"[policy.{name}] legacy_certificates would be ignored",
-                code="policy-ignored",
-                expected="the setting only in policies for certificates of others",
-                remedy="Nodes never take evidence from a legacy certificate.",
-            )
-    if policy.worker is None:
-        if attested:
-            raise ConfigError(
-                f"no policy says what {', '.join(attested)} must prove",
-                code="policy-missing",
-                expected="[policy.worker] for workers that are attested",
-            )
-        return
-    if not attested:
+def _check_recipients(recipients: tuple[str, ...]) -> None:
+    """Refuses a model that nobody could open, and one sealed twice to one."""
+    if not 1 <= len(recipients) <= MAX_RECIPIENTS:
         raise ConfigError(
-            "a policy would be ignored",
-            code="policy-unused",
-            expected="[policy.worker] only with a worker that is attested",
-            got="admit = 'identity' for all",
-            remedy="Remove it, or have a worker attested.",
+            "the model is not sealed to anybody"
+            if not recipients
+            else "the model is sealed to too many",
+            code="recipients-number",
+            expected=f"1 to {MAX_RECIPIENTS}, in [model] recipients or as a [[party]]"
+            " with role = 'recipient'",
+            got=str(len(recipients)),
         )
-    if policy.server.root != policy.worker.root:
+    if len(set(recipients)) < len(recipients):
         raise ConfigError(
-            "the plan mixes trust roots",
-            code="roots-mixed",
-            expected="one root for all roles",
-            got=f"{policy.server.root} and {policy.worker.root}",
+            "the model is sealed twice to one recipient",
+            code="recipients-repeat",
+            expected="every recipient once, in [model] recipients and all parties",
+            got=", ".join(sorted({r for r in recipients if recipients.count(r) > 1})),
         )

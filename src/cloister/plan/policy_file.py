@@ -133,9 +133,13 @@ def _parse_policies(text: bytes, path: Path) -> dict[str, Policy]:
 
 
 def _by_role(policies: Policies) -> dict[str, Policy]:
-    by_role = {"server": policies.server}
-    # A plan without attested workers has no policy for them.
-    return by_role if policies.worker is None else by_role | {"worker": policies.worker}
+    # A plan has no policy for roles that it does not have, or that are not attested.
+    by_role = {
+        "server": policies.server,
+        "worker": policies.worker,
+        "recipient": policies.recipient,
+    }
+    return {role: policy for role, policy in by_role.items() if policy is not None}
 
 
 def _toml_value(value: object) -> str:

@@ -7,7 +7,7 @@ Every key is part of the plan's hash, so a new one changes all hashes.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,6 +16,7 @@ from cloister.attestation.policy import Policy
 from cloister.errors import ConfigError
 from cloister.plan.digest import Digest
 
+MAX_RECIPIENTS: Final = 64
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 
 # Patterns end with \Z: a $ would let a line break through at the end.
@@ -124,21 +125,37 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     server: Policy
     worker: Policy | None = None  # none where no worker is attested
+    recipient: Policy | None = None  # none where the plan has no such party
 
 
 class ModelSection(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """``[model]``: who may open the result, as age recipients."""
+    """``[model]``: who may open the result, as age recipients.
 
-    recipients: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
+    Attested recipients are parties and stand there.
+    """
+
+    recipients: Annotated[tuple[str, ...], Meta(max_length=MAX_RECIPIENTS)] = ()
 
     def __post_init__(self) -> None:
         for recipient in self.recipients:
-            if not _RECIPIENT.fullmatch(recipient):
-                raise ConfigError(
-                    "a model recipient is malformed",
-                    code="recipient-invalid",
-                    expected="an age X25519 recipient, 'age1' and 58 characters",
-                    got=repr(recipient[:80]),
-                )
+            check_recipient(recipient)
+
+
+def check_recipient(recipient: str) -> str:
+    """Returns an age recipient, if it looks like one.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    if not _RECIPIENT.fullmatch(recipient):
+        raise ConfigError(
+            "a model recipient is malformed",
+            code="recipient-invalid",
+            expected="an age X25519 recipient, 'age1' and 58 characters",
+            # Not the text: an identity put here by mistake is a secret.
+            got=f"{len(recipient)} characters of another form",
+            remedy="`age-keygen -y` prints the recipient of an identity.",
+        )
+    return recipient

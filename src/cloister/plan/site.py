@@ -100,17 +100,31 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     A node proves itself in one way: by its platform's evidence, or by its party's key.
     Which one the plan says; the node is not built if the other stands here.
+
+    Attributes:
+        party: The node's party.
+        collateral: How it judges others' evidence.
+        addresses: The server's ports; None for a node that never meets it.
+        paths: What it reads and writes.
+        custodian: Its own party's.
+        platform: Where its evidence comes from.
+        shares: Where the custodians of other parties listen that hold a share of this
+            node's state key: ``HOST:PORT`` by party.
+        patience_seconds: How long it waits for what is not there yet.
     """
 
     party: Name
     collateral: CollateralSection
-    addresses: Addresses
     paths: Paths
     custodian: CustodianSection
+    addresses: Addresses | None = None
     platform: PlatformSection | None = None
+    shares: dict[Name, str] = {}
     patience_seconds: Annotated[float, Meta(gt=0, le=86400)] = 120.0
 
     def __post_init__(self) -> None:
+        for address in self.shares.values():
+            parse_address(address)
         # A key that is not needed on a host is not to be there.
         if (self.platform is None) == (self.custodian.party_key is None):
             raise ConfigError(

@@ -96,6 +96,14 @@ class AdmissionTable:
         """
         self._epochs.check(role, party, epoch)
 
+    def learn(self, role: Role, party: str, epoch: Epoch) -> None:
+        """Remembers a node that a server before this one admitted; admits nobody.
+
+        Raises:
+            VerificationError: If another key of that epoch is known.
+        """
+        self._epochs.learn(role, party, epoch)
+
     def admit(self, admitted: Admitted) -> None:
         """Admits a peer, or renews it; a former node of its party is out from now on.
 

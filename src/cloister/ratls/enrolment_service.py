@@ -2,7 +2,8 @@
 
 Every failure ends with a `Refusal`, so the client learns why, and is logged. Until a
 client has shown its party's warrant it is a stranger: it has little time, it hears no
-more than a code and a line, and no quote is made for it.
+more than a code and a line, and no quote is made for it. What comes of all others is
+recorded in the audit, before they hear of it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from cloister.errors import (
 )
 from cloister.ratls.admission import AdmissionAuthority
 from cloister.ratls.admission_table import AdmissionTable, Peer
+from cloister.ratls.audit import DoorAudit
 from cloister.ratls.challenge import (
     Admission,
     Answer,
     EvidenceProof,
     Hello,
     IdentityProof,
+    Refusal,
     decode_from_client,
 )
+from cloister.ratls.enrolment_pace import EnrolmentPace
 from cloister.ratls.exchange import (
     Context,
     Requests,
@@ -42,8 +46,9 @@ from cloister.ratls.limits import USUAL_LIMITS, Limits
 from cloister.ratls.node import Node
 from cloister.ratls.proofs import Identified
 from cloister.ratls.refusal_log import RefusalLog
-from cloister.ratls.refusals import bare_refusal_from, refusal_from
+from cloister.ratls.refusals import bare_refusal_from, is_trouble, refusal_from
 from cloister.ratls.server_enrolment import ServerEnrolment
+from cloister.ratls.unforeseen import unforeseen
 
 METHOD = "/cloister.Enrolment/Enrol"
 
@@ -55,17 +60,19 @@ class EnrolmentService(grpc.GenericRpcHandler):
         node: The server's own node.
         authority: Issues the admission certificates.
         table: Receives the admitted peers.
+        audit: Records who is admitted, and who is refused in spite of a good warrant.
         log: One line for each decision; refusals are counted where they are many.
         on_admitted: Told of every admitted peer.
         limits: What clients may take up.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all it takes to admit
         self,
         node: Node,
         *,
         authority: AdmissionAuthority,
         table: AdmissionTable,
+        audit: DoorAudit,
         log: FilteringBoundLogger,
         on_admitted: Callable[[Peer], None],
         limits: Limits = USUAL_LIMITS,
@@ -73,12 +80,14 @@ class EnrolmentService(grpc.GenericRpcHandler):
         self._node = node
         self._authority = authority
         self._table = table
+        self._audit = audit
         self._log = log
         # Two of them, or a flood of strangers would hide a party's refused node.
         self._of_strangers = RefusalLog(log)
         self._of_parties = RefusalLog(log)
         self._on_admitted = on_admitted
         self._limits = limits
+        self._pace = EnrolmentPace(limits.enrolments_a_minute)
         self._under_way = 0
 
     @override
@@ -96,11 +105,18 @@ class EnrolmentService(grpc.GenericRpcHandler):
 
     async def _enrol(self, requests: Requests, context: Context) -> None:
         address = context.peer()
+        enrolment = ServerEnrolment(
+            self._node,
+            authority=self._authority,
+            table=self._table,
+            audit=self._audit,
+            pace=self._pace,
+        )
         self._under_way += 1
         try:
             # What is sent counts as well: who does not read would stay for ever.
             async with asyncio.timeout(self._limits.handshake_seconds):
-                await self._steps(requests, context)
+                await self._steps(enrolment, requests, context)
         except TimeoutError:
             self._of_strangers.warning("enrolment-timeout", address=address)
         except (RefusedByPeer, PeerInTrouble) as error:
@@ -108,18 +124,17 @@ class EnrolmentService(grpc.GenericRpcHandler):
                 "refused-by-peer", address=address, code=error.code, reason=str(error)
             )
         except CloisterError as error:
-            # Without its words: the other side has not shown who it is.
-            self._of_strangers.warning(
-                "peer-refused", address=address, code=error.code, reason=str(error)
-            )
-            await reply_refusal(context, bare_refusal_from(error))
+            refusal = self._refused(enrolment, error, address=address)
+            await reply_refusal(context, refusal)
+        except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
+            refusal = self._refused(enrolment, unforeseen(error), address=address)
+            await reply_refusal(context, refusal)
         finally:
             self._under_way -= 1
 
-    async def _steps(self, requests: Requests, context: Context) -> None:
-        enrolment = ServerEnrolment(
-            self._node, authority=self._authority, table=self._table
-        )
+    async def _steps(
+        self, enrolment: ServerEnrolment, requests: Requests, context: Context
+    ) -> None:
         self._check_room()
         async with asyncio.timeout(self._limits.stranger_seconds):
             hello = await next_request(requests, decode_from_client, Hello)
@@ -128,24 +143,46 @@ class EnrolmentService(grpc.GenericRpcHandler):
             answer = await next_request(requests, decode_from_client, Answer)
         # In a thread: a quote takes a while on real machines.
         await reply(context, await asyncio.to_thread(enrolment.prove, answer))
-        try:
-            peer, admission = await self._admit(enrolment, requests)
-        except (RefusedByPeer, PeerInTrouble):
-            raise
-        except CloisterError as error:
-            # Its party's warrant was good: it may hear why its evidence is not.
-            self._of_parties.warning(
-                "peer-refused",
-                address=context.peer(),
-                peer=hello.party,
-                code=error.code,
-                reason=str(error),
-            )
-            await reply_refusal(context, refusal_from(error))
-            return
+        peer, admission = await self._admit(enrolment, requests)
         self._log.info("peer-admitted", **describe_peer(peer))
         self._on_admitted(peer)
         await reply(context, admission)
+
+    def _refused(
+        self, enrolment: ServerEnrolment, error: CloisterError, *, address: str
+    ) -> Refusal:
+        """Logs and records a refusal; returns what the client hears of it."""
+        known = enrolment.shown()
+        if known is None:
+            # Without its words: the other side has not shown who it is.
+            self._of_strangers.warning(
+                "peer-refused", address=address, code=error.code, reason=str(error)
+            )
+            return bare_refusal_from(error)
+        client = known.testimony.said
+        self._of_parties.warning(
+            "peer-refused",
+            address=address,
+            peer=client.client_party,
+            code=error.code,
+            reason=str(error),
+        )
+        # What stops this side says nothing of the other.
+        if not is_trouble(error):
+            try:
+                self._audit.node_refused(
+                    known.testimony,
+                    known.collateral,
+                    role=client.client_role,
+                    party=client.client_party,
+                    error=error,
+                )
+            except CloisterError as trouble:
+                self._log.error("not-recorded", code=trouble.code, reason=str(trouble))
+                return bare_refusal_from(trouble)
+        # Its party's warrant was good: it may hear why the rest is not, unless its
+        # party has a newer node. That is then the party's, and no matter of the older.
+        return refusal_from(error) if enrolment.proved else bare_refusal_from(error)
 
     async def _admit(
         self, enrolment: ServerEnrolment, requests: Requests

@@ -39,6 +39,11 @@ class EpochMemory:
         self._lock = threading.Lock()
         self._newest: dict[tuple[Role, str], Epoch] = {}
 
+    def newest(self) -> dict[tuple[Role, str], Epoch]:
+        """Returns the newest node of each role and party, as it is now."""
+        with self._lock:
+            return dict(self._newest)
+
     def check(self, role: Role, party: str, epoch: Epoch) -> None:
         """Refuses a node that is older than one seen, or that shares its epoch.
 

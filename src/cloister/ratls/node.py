@@ -18,6 +18,7 @@ from cloister.ratls.warrant import (
     Warrant,
     WarrantTerms,
     verify_warrant,
+    wanted_terms,
 )
 
 
@@ -85,15 +86,12 @@ class Node:
         Raises:
             VerificationError: If it does not hold.
         """
-        wanted = WarrantTerms(
+        wanted = wanted_terms(
             run_id=self.plan.run_id,
             plan_hash=self.plan_hash,
             role=role,
             party=party,
             tls_key=tls_key,
-            epoch=1,
-            issued_at=0,
-            expires_at=0,
         )
         key = parse_party_key(self.plan.find_party(party).key)
         # Its time raises no floor: a party could push this node's clock ahead with it.

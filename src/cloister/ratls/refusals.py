@@ -28,6 +28,8 @@ _OWN_CODES = ("pcs-", "collateral-", "clock-", "register-")
 _OF_COLLATERAL = ("crl-", "tcb-info-", "qe-identity-")
 _OUT_OF_DATE = ("-expired", "-not-yet-valid")
 _BUSY = "-busy"
+# A node that came too often: perhaps its host, or a network, cuts its connections.
+_TOO_OFTEN = "warrant-limit"
 
 
 def refusal_from(error: CloisterError) -> Refusal:
@@ -39,7 +41,7 @@ def refusal_from(error: CloisterError) -> Refusal:
         what=error.what[:_LINE],
         expected=error.expected[:_LINE],
         got=error.got[:_LINE],
-        trouble=_is_trouble(error),
+        trouble=is_trouble(error),
     )
 
 
@@ -50,7 +52,7 @@ def bare_refusal_from(error: CloisterError) -> Refusal:
     what came stays in this side's log.
     """
     what = _OWN_WORDS if isinstance(error, _OWN) else error.what
-    return Refusal(code=error.code[:64], what=what[:_LINE], trouble=_is_trouble(error))
+    return Refusal(code=error.code[:64], what=what[:_LINE], trouble=is_trouble(error))
 
 
 def refused_by_peer(peer: str, refusal: Refusal) -> RefusedByPeer | PeerInTrouble:
@@ -110,7 +112,7 @@ def _in_lines(refusal: Refusal) -> Refusal:
     )
 
 
-def _is_trouble(error: CloisterError) -> bool:
+def is_trouble(error: CloisterError) -> bool:
     """Tells whether `error` is this side's own: no judgement of the peer."""
     code = error.code
     out_of_date = code.startswith(_OF_COLLATERAL) and code.endswith(_OUT_OF_DATE)
@@ -118,5 +120,6 @@ def _is_trouble(error: CloisterError) -> bool:
         isinstance(error, _OWN)
         or code.startswith(_OWN_CODES)
         or code.endswith(_BUSY)
+        or code == _TOO_OFTEN
         or out_of_date
     )

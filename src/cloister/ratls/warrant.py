@@ -24,7 +24,7 @@ from msgspec import Meta
 from cloister.errors import ProtocolError, VerificationError
 from cloister.plan.plan import Name, Role, RunId
 from cloister.ratls.certificate import CLOCK_TOLERANCE
-from cloister.ratls.identity import SPKI_BYTES
+from cloister.ratls.identity import SPKI_BYTES, Spki
 
 _LABEL = "cloister/warrant/1"
 Seconds = Annotated[int, Meta(ge=0, le=2**53)]  # Unix time
@@ -116,13 +116,30 @@ def sign_warrant(terms: WarrantTerms, key: Ed25519PrivateKey) -> Warrant:
     return Warrant(terms=terms, signature=key.sign(terms.signed_bytes()))
 
 
+def wanted_terms(
+    *, run_id: str, plan_hash: bytes, role: Role, party: str, tls_key: Spki
+) -> WarrantTerms:
+    """Returns terms to compare a warrant with; `verify_warrant` compares no others."""
+    return WarrantTerms(
+        run_id=run_id,
+        plan_hash=plan_hash,
+        role=role,
+        party=party,
+        tls_key=tls_key,
+        epoch=1,
+        issued_at=0,
+        expires_at=0,
+    )
+
+
 def verify_warrant(
     unverified: Warrant, *, key: Ed25519PublicKey, wanted: WarrantTerms, at: datetime
 ) -> WarrantTerms:
     """Returns the terms of a warrant that holds.
 
     Steps: (1) the party signed it; (2) it is for this run, plan, role, party and TLS
-    key; (3) it is in force at `at`. The caller compares the epoch with those it saw.
+    key; (3) it ends after it begins; (4) it is in force at `at`. The caller compares
+    the epoch with those it saw.
 
     Args:
         unverified: The warrant as it came.
@@ -155,7 +172,16 @@ def verify_warrant(
                 expected=f"{_show(getattr(wanted, name))}, for {whose}",
                 got=_show(getattr(terms, name)),
             )
-    # Step 3: in force
+    # Step 3: some time. Within the tolerance of step 4 one could end before it begins.
+    if terms.expires_at <= terms.issued_at:
+        raise VerificationError(
+            "the warrant ends before it begins",
+            code="warrant-malformed",
+            expected=f"one of {whose} that ends after {terms.issued_at} (Unix time)",
+            got=str(terms.expires_at),
+            remedy="Its party's custodian does not sign such; look at what does.",
+        )
+    # Step 4: in force
     tolerance = CLOCK_TOLERANCE / timedelta(seconds=1)
     if not terms.issued_at - tolerance <= at.timestamp() < terms.expires_at:
         raise VerificationError(

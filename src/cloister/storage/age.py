@@ -25,6 +25,15 @@ def new_identity() -> tuple[str, str]:
     return str(identity), str(identity.to_public())
 
 
+def recipient_of(identity: str) -> str:
+    """Returns the recipient of an identity: its public half, and its name in a plan.
+
+    Raises:
+        ConfigError: If the identity is malformed.
+    """
+    return str(_parse_identity(identity).to_public())
+
+
 def read_identity(path: Path) -> str:
     """Returns the one identity in a file as `age-keygen` writes it.
 
@@ -36,7 +45,7 @@ def read_identity(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_IDENTITY_FILE_BYTES).decode()
+            raw = file.read(_IDENTITY_FILE_BYTES)
     except OSError as error:
         raise ConfigError(
             f"cannot read the identity file {path}: {error.strerror}",
@@ -44,8 +53,13 @@ def read_identity(path: Path) -> str:
             expected="a file as age-keygen writes it",
             remedy="Give the path of the file with the owner's age identity.",
         ) from error
-    except UnicodeDecodeError as error:
-        raise _identity_error(f"{path} is not text") from error
+    try:
+        content: str | None = raw.decode()
+    except UnicodeDecodeError:
+        content = None
+    # Not in the handler: that exception carries the whole text.
+    if content is None:
+        raise _identity_error(f"{path} is not text")
     lines = [line.strip() for line in content.splitlines()]
     found = [line for line in lines if line and not line.startswith("#")]
     if len(found) != 1:

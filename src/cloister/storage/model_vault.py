@@ -28,6 +28,7 @@ from cloister.storage.age import (
     encrypt,
     new_identity,
     read_identity,
+    recipient_of,
 )
 from cloister.storage.whole_file import write_whole
 
@@ -38,6 +39,7 @@ __all__ = [
     "new_identity",
     "open_model",
     "read_identity",
+    "recipient_of",
     "seal_model",
     "unseal_to_file",
 ]

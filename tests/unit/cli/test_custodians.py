@@ -7,17 +7,25 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.support.federation_in_memory import START, Federation
+from tests.support.keyrings import new_identity_file
 from tests.support.places import custodian_of, key_path
 from tests.support.plan_tree import plan_tree, policy, put, toml_of
 from tests.support.recorded_log import RecordedLog
 
-from cloister.cli.custodians import build_custodian, look_at_plans, open_register
+from cloister.cli.custodian_files import IDENTITY_FILE
+from cloister.cli.custodians import (
+    build_custodian,
+    look_at_plans,
+    open_keys,
+    open_register,
+)
 from cloister.cli.places import CustodianPlace, read_custodian_place
 from cloister.cli.signing import read_plan_file, sign
 from cloister.custody.party_key import read_party_key
 from cloister.errors import ConfigError, StorageError
 from cloister.plan.keys import format_party_key
 from cloister.plan.policy_file import format_policy
+from cloister.storage.keys import key_id
 
 LOG = RecordedLog().logger()
 OTHERS = (f"ed25519:{1:064x}", f"ed25519:{2:064x}")
@@ -45,9 +53,49 @@ def test_a_new_custodian_is_its_partys_and_nobody_elses_to_read(
     assert custodian.appraiser.root == federation.root.trust_root
     assert custodian.local_policy is None
     assert custodian.warrant_life == timedelta(days=1)
-    for path in (alice.key_path, alice.register_path):
+    identity = alice.directory / IDENTITY_FILE
+    for path in (alice.key_path, alice.register_path, alice.keyring_path, identity):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert repr(custodian.key) not in repr(custodian)
+
+
+def test_what_opens_the_keyring_is_needed_at_the_start(alice: CustodianPlace) -> None:
+    identity = alice.directory / IDENTITY_FILE
+    with open_register(alice) as register:
+        name = open_keys(alice, register).add("data", label="data", at=START)
+        keys = build_custodian(alice, register, log=LOG).keys
+        assert key_id("data", keys.secret(name, kind="data")) == name
+        identity.unlink()
+        for wanted in ("identity-missing", "keyring-locked"):
+            with pytest.raises(ConfigError) as caught:
+                build_custodian(alice, register, log=LOG)
+            assert caught.value.code == wanted
+            new_identity_file(identity)
+
+
+def test_a_passphrase_is_read_from_the_file_that_is_named(
+    alice: CustodianPlace,
+) -> None:
+    named = change(alice, f'identity = "{IDENTITY_FILE}"', 'passphrase_file = "secret"')
+    with open_register(named) as register:
+        with pytest.raises(ConfigError) as caught:
+            open_keys(named, register)
+        assert caught.value.code == "passphrase-unusable"
+        (alice.directory / "secret").touch(mode=0o600)
+        (alice.directory / "secret").write_text("six words chosen by dice\n")
+        # It is another lock than the one the keyring was made with.
+        with pytest.raises(ConfigError) as caught:
+            open_keys(named, register)
+        assert caught.value.code == "keyring-locked"
+
+
+def test_without_either_a_person_is_asked_and_nobody_else(
+    alice: CustodianPlace,
+) -> None:
+    asked = change(alice, f'identity = "{IDENTITY_FILE}"', "")
+    with open_register(asked) as register, pytest.raises(ConfigError) as caught:
+        open_keys(asked, register)
+    assert caught.value.code == "nobody-to-ask"
 
 
 def test_a_directory_stands_for_the_file_in_it(alice: CustodianPlace) -> None:

@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 from tests.support.federation_in_memory import pin_platforms
 from tests.support.plan_tree import (
+    THEIR_RECIPIENT,
     WORKERS,
     Path,
     Tree,
+    add_recipient,
     add_worker,
     by_identity,
+    hold_shares,
     plan_tree,
     put,
     take,
@@ -80,3 +83,46 @@ def test_an_amendment_says_what_it_takes_over() -> None:
     said = words(lambda tree: put(tree, ("predecessor",), before))
     assert f"takes over the run of plan {BEFORE}" in said
     assert f"after round 7, from state {STATE}" in said
+
+
+def test_without_keys_nothing_is_said_of_them() -> None:
+    said = words()
+    for word in ("Custodians keep keys", "share", "recipient:", "attested nodes"):
+        assert word not in said
+
+
+def test_attested_recipients_are_named_with_what_they_must_run() -> None:
+    said = words(lambda tree: add_recipient(tree, "rita"))
+    assert "rita may use the model in attested nodes" in said
+    assert "recipient: an SGX enclave" in said
+    assert f"{THEIR_RECIPIENT}: the custodian of rita keeps the identity" in said
+    assert "to its own recipient alone, which must run exactly" in said
+    assert "CAUTION: the plan does not say on which machines rita may run" in said
+
+
+def test_a_recipients_metrics_on_its_host_are_said_openly() -> None:
+    pinned = "sha256:" + 64 * "8"
+    said = words(lambda tree: add_recipient(tree, "rita"))
+    assert "evaluates" not in said
+    said = words(
+        lambda tree: put(add_recipient(tree, "rita"), ("party", 3, "data"), pinned)
+    )
+    assert f"node of rita evaluates the model on the records {pinned}" in said
+    assert "metrics over them appear in its log on its host" in said
+
+
+def test_who_could_open_the_state_is_said_openly() -> None:
+    said = words(lambda tree: hold_shares(tree, "aggregator", "alice"))
+    assert "aggregator, alice keep a share each" in said
+    assert "every attested node that trains or aggregates" in said
+    assert "No one of them alone can open the state; all of them together can." in said
+
+
+def test_who_gets_a_data_key_is_said_with_what_that_runs() -> None:
+    key: Path = ("party", 1, "data_key")
+    value = "sha256:" + 64 * "7"
+    said = words(lambda tree: put(tree, key, value))
+    assert "alice keeps the key of its data" in said
+    assert "which must run exactly what is listed above" in said
+    said = words(lambda tree: put(by_identity(tree, "alice"), key, value))
+    assert "its own worker alone, whatever that runs" in said

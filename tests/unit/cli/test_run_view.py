@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from tests.support.federation_in_memory import Federation
+from tests.support.plan_tree import add_recipient, plan_tree, toml_of
 
 from cloister.cli.run_view import RunView
+from cloister.plan.plan import parse_plan
 
 
 def state(view: RunView, party: str) -> str:
@@ -47,3 +49,10 @@ def test_a_worker_without_evidence_is_never_called_attested(
     assert view.parties["alice"]["attested"] == "no, by its key"
     assert view.parties["alice"]["tee"] == "none"
     assert view.parties["bob"]["attested"] == "by aggregator"
+
+
+def test_a_recipient_has_no_part_in_a_run() -> None:
+    view = RunView(parse_plan(toml_of(add_recipient(plan_tree(), "rita"))))
+    assert list(view.parties) == ["aggregator", "alice", "bob"]
+    view.take({"event": "node-measured", "party": "rita"})
+    assert list(view.parties) == ["aggregator", "alice", "bob"]

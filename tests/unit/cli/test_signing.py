@@ -8,6 +8,7 @@ import pytest
 from tests.support.federation_in_memory import START, Federation
 from tests.support.places import custodian_of
 from tests.support.plan_tree import Tree, plan_tree, put, toml_of
+from tests.support.registers import shown_by
 
 from cloister.cli.custodians import open_register
 from cloister.cli.places import CustodianPlace
@@ -118,8 +119,8 @@ def test_a_consent_is_shown_only_where_the_custodian_remembers_it(
     first = write()
     sign(first, [places["bob"]], at=START)
     with open_register(places["bob"]) as register:
-        digest, key = plan_hash(first.plan), new_identity().tls_spki
-        register.grant(digest, tls_key=key, at=START, life=LIFE)
+        shown = shown_by(first.plan, new_identity().tls_spki, party="bob")
+        register.grant(shown, collateral=None, at=START, life=LIFE)
     second = write(lambda tree: put(tree, ("training", "seed"), 8))
     with pytest.raises(ConfigError) as caught:
         sign(second, [places["bob"]], at=START)

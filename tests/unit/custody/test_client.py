@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,11 +29,13 @@ from tests.support.federation_in_memory import (
 from tests.support.meeting import Meeting
 from tests.support.plan_tree import measurement_of
 from tests.support.recorded_log import RecordedLog
+from tests.support.registers import shown_by
 from tests.support.running import Run, until
 
 from cloister.attestation.policy import Policy
 from cloister.custody.client import CustodianLine
 from cloister.custody.custodian import Custodian
+from cloister.custody.register_records import WARRANTS_AN_HOUR
 from cloister.errors import (
     PeerInTrouble,
     ProtocolError,
@@ -40,8 +43,9 @@ from cloister.errors import (
     VerificationError,
 )
 from cloister.federation.warranting import Renewal
+from cloister.plan.amendment import successor_text
 from cloister.plan.consent import sign_consent
-from cloister.plan.plan import plan_hash
+from cloister.plan.plan import parse_plan, plan_hash
 from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
 from cloister.ratls.warrant import HeldWarrant
@@ -487,6 +491,97 @@ def test_a_custodian_in_trouble_ends_no_node_and_warrants_it_later(
             await line.deposit(MARK)
         assert known(custodian, federation) == MARK
         assert epochs(custodian) == [1]
+
+    run(story())
+
+
+def test_a_node_that_came_too_often_keeps_its_warrant_and_comes_later(
+    run: Run,
+    federation: Federation,
+    custodian: Custodian,
+    alice: Node,
+    clock: HandClock,
+) -> None:
+    """Its host cuts each connection; that is no word about the node."""
+
+    async def story() -> None:
+        log = RecordedLog()
+        async with (
+            custodian_port(custodian) as office,
+            custodian_line(alice, office.address, log=log) as line,
+        ):
+            await line.first_warrant(patience_seconds=5)
+            register = custodian.register
+            row = register.warrants()[-1]
+            for _ in range(1, WARRANTS_AN_HOUR):
+                showed = shown_by(
+                    federation.plan, alice.identity.tls_spki, party="alice"
+                )
+                words = msgspec.structs.replace(
+                    showed.said, client_encryption_key=row.encryption_key
+                )
+                register.grant(
+                    msgspec.structs.replace(showed, said=words),
+                    collateral=None,
+                    at=clock(),
+                    life=WARRANT_LIFE,
+                )
+            held, records = alice.warrant.current, len(list(register.records()))
+            # Met already, it may tell how far the run is.
+            await line.deposit(MARK)
+            await line.close()
+            for act in (line.renew, partial(line.deposit, LATER)):
+                with pytest.raises(PeerInTrouble) as caught:
+                    await act()
+                assert caught.value.code == "warrant-limit"
+            failed = await Renewal(alice, line, log=log.logger()).attempt()
+            assert isinstance(failed, PeerInTrouble)
+            assert alice.warrant.current == held
+            assert len(list(register.records())) == records
+            clock.forward(timedelta(hours=1, seconds=1))
+            await line.deposit(LATER)
+        assert known(custodian, federation) == LATER
+
+    run(story())
+
+
+def test_a_node_is_told_under_which_plan_its_partys_mark_was_deposited(
+    run: Run, federation: Federation, custodian: Custodian, alice: Node
+) -> None:
+    async def story() -> None:
+        async with (
+            custodian_port(custodian) as office,
+            custodian_line(alice, office.address) as line,
+        ):
+            await line.first_warrant(patience_seconds=5)
+            assert (line.mark, line.mark_plan) == (None, None)
+            await line.deposit(MARK)
+            assert (line.mark, line.mark_plan) == (MARK, alice.plan_hash)
+            # An amendment takes over, and finds the mark of the plan before.
+            text = successor_text(
+                text_of(federation.plan), federation.plan, state=MARK.state, round=1
+            ).encode()
+            successor = parse_plan(text)
+            consent = sign_consent(
+                successor, party="alice", key=custodian.key, at=START
+            )
+            custodian.register.adopt(text, consent, at=START)
+            amended = replace(federation, plan=successor)
+            node = replace(amended.node("alice"), warrant=HeldWarrant())
+            async with custodian_line(node, office.address) as its_line:
+                await its_line.first_warrant(patience_seconds=5)
+                assert its_line.mark == MARK
+                assert its_line.mark_plan == plan_hash(federation.plan)
+                own = msgspec.structs.replace(LATER, server_epoch=2)
+                # The same once more is the former plan's still.
+                for mark, digest in (
+                    (MARK, plan_hash(federation.plan)),
+                    (own, plan_hash(successor)),
+                ):
+                    await its_line.deposit(mark)
+                    assert (its_line.mark, its_line.mark_plan) == (mark, digest)
+                    await its_line.renew()
+                    assert (its_line.mark, its_line.mark_plan) == (mark, digest)
 
     run(story())
 

@@ -25,7 +25,7 @@ from tests.support.refusals import code_of
 from cloister.attestation.platforms import Platform
 from cloister.attestation.policy import Policy, SgxReference
 from cloister.custody.custodian import Custodian
-from cloister.custody.messages import Deposit, Possession
+from cloister.custody.messages import Deposit, KeyRequest, Possession
 from cloister.errors import VerificationError
 from cloister.plan.plan import plan_hash
 from cloister.ratls.challenge import (
@@ -33,7 +33,6 @@ from cloister.ratls.challenge import (
     EvidenceProof,
     IdentityProof,
 )
-from cloister.ratls.epochs import key_digest
 from cloister.ratls.identity import new_identity
 from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
@@ -61,7 +60,9 @@ def test_a_node_of_the_party_gets_a_warrant_that_everybody_accepts(
     assert terms.expires_at == int((START + WARRANT_LIFE).timestamp())
     assert warranted.mark is None
     assert epochs(custodian) == [1]
-    assert custody.custodian.node_key == key_digest(alice.identity.tls_spki)
+    proved = custody.custodian.proved
+    assert proved is not None
+    assert proved.transcript == custody.node.transcript
 
 
 def test_a_server_has_a_custodian_like_any_node(
@@ -104,7 +105,7 @@ def test_a_node_that_was_replaced_gets_no_warrant_any_more(
     meeting = CustodyMeeting(custodian, alice)
     assert code_of(meeting.warranted) == "warrant-superseded"
     # It proved itself, so it may hear why.
-    assert meeting.custodian.known
+    assert meeting.custodian.proved is not None
     assert epochs(custodian) == [1, 2]
 
 
@@ -183,11 +184,10 @@ def test_a_node_that_does_not_hold_its_key_hears_no_signature(
     custody: CustodyMeeting, custodian: Custodian
 ) -> None:
     custody.possession()
-    transcript = custody.node._transcript
-    assert transcript is not None
+    transcript = custody.node.transcript
     thief = sign_possession(new_identity(), transcript)
     elsewhere = sign_possession(
-        custody.node._node.identity, replace(transcript, server_role="server")
+        custody.node._session.node.identity, replace(transcript, server_role="server")
     )
     for signature in (b"", bytes(72), thief, elsewhere):
         possession = Possession(signature=signature)
@@ -220,8 +220,7 @@ def test_the_kind_of_proof_is_the_plans_decision(
     federation: Federation, custody: CustodyMeeting, custodian: Custodian
 ) -> None:
     custody.node_proof()
-    transcript = custody.node._transcript
-    assert transcript is not None
+    transcript = custody.node.transcript
     by_key = IdentityProver(key=federation.keys["alice"]).prove(transcript)
     assert code_of(custody.custodian.warrant, by_key) == "proof-kind"
     assert epochs(custodian) == []
@@ -233,8 +232,7 @@ def test_evidence_where_the_plan_wants_a_signature_is_refused(
     with custodian_of(mixed, "bob", tmp_path) as custodian:
         meeting = CustodyMeeting(custodian, mixed.node("bob"))
         meeting.node_proof()
-        transcript = meeting.node._transcript
-        assert transcript is not None
+        transcript = meeting.node.transcript
         prover = EvidenceProver(platform=mixed.platform("bob"))
         evidence = prover.prove(transcript)
         assert code_of(meeting.custodian.warrant, evidence) == "proof-kind"
@@ -245,8 +243,7 @@ def test_evidence_made_for_a_server_gets_no_warrant(
 ) -> None:
     """A host that poses as the server has a node's evidence; it opens nothing here."""
     custody.node_proof()
-    transcript = custody.node._transcript
-    assert transcript is not None
+    transcript = custody.node.transcript
     for other in (
         replace(transcript, server_role="server"),
         replace(transcript, server_nonce=transcript.client_nonce),
@@ -282,7 +279,7 @@ def test_a_node_that_is_not_what_the_plan_wants_gets_no_warrant(
     meeting = CustodyMeeting(custodian, spoiled(federation, alice, how))
     assert code_of(meeting.warranted) == code
     # Anybody could have come so far, so what it hears is what strangers hear.
-    assert not meeting.custodian.known
+    assert meeting.custodian.proved is None
     assert epochs(custodian) == []
 
 
@@ -363,8 +360,8 @@ def test_a_deposit_is_remembered_and_told_to_the_next_node(
     for mark in (MARK, later):
         assert custody.deposit(mark).mark == mark
     assert custodian.register.mark(federation.plan.run_id) == later
-    again = CustodyMeeting(custodian, federation.node("alice"))
-    assert again.warranted().mark == later
+    again = CustodyMeeting(custodian, federation.node("alice")).warranted()
+    assert (again.mark, again.mark_plan) == (later, plan_hash(federation.plan))
 
 
 @pytest.mark.parametrize(
@@ -418,8 +415,9 @@ def test_steps_out_of_order_are_bugs(custody: CustodyMeeting) -> None:
     side = custody.custodian
     possession = Possession(signature=b"")
     proofs = (EvidenceProof(quote=b"q"), IdentityProof(signature=bytes(64)))
+    assert side.proved is None
     with pytest.raises(RuntimeError):
-        _ = side.node_key
+        side.release(KeyRequest(kinds=("data",)))
     with pytest.raises(RuntimeError):
         side.prove(possession)
     with pytest.raises(RuntimeError):
@@ -431,6 +429,8 @@ def test_steps_out_of_order_are_bugs(custody: CustodyMeeting) -> None:
     custody.possession()
     with pytest.raises(RuntimeError):
         side.deposit(Deposit(mark=MARK))
+    with pytest.raises(RuntimeError):
+        side.release(KeyRequest(kinds=("data",)))
 
 
 def test_the_key_of_a_party_is_in_no_repr(custodian: Custodian) -> None:
@@ -441,8 +441,7 @@ def test_a_tls_key_signs_for_this_meeting_and_no_other_kind(
     custody: CustodyMeeting, alice: Node
 ) -> None:
     custody.possession()
-    transcript = custody.node._transcript
-    assert transcript is not None
+    transcript = custody.node.transcript
     for signed in (transcript.identity_bytes(), transcript.custodian_bytes()):
         signature = alice.identity.tls_key.sign(signed, ec.ECDSA(hashes.SHA256()))
         possession = Possession(signature=signature)

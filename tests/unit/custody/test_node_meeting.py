@@ -20,6 +20,7 @@ from tests.support.federation_in_memory import (
 from tests.support.hostile_platforms import CountingPlatform
 from tests.support.meeting import Meeting
 from tests.support.refusals import code_of
+from tests.support.registers import shown_by
 
 from cloister.custody.certificate import make_custodian_certificate
 from cloister.custody.custodian import Custodian
@@ -37,7 +38,7 @@ from cloister.ratls.identity import new_identity
 from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
 from cloister.ratls.transcript import Transcript
-from cloister.ratls.warrant import HeldWarrant, WarrantTerms, sign_warrant
+from cloister.ratls.warrant import HeldWarrant, Warrant, WarrantTerms, sign_warrant
 
 DAY = timedelta(days=1)
 MARK = Mark(round=3, state=b"s" * 32, server_epoch=4, server_key=b"k" * 32)
@@ -51,8 +52,14 @@ def alice(federation: Federation, clock: HandClock) -> Node:
 
 def said(custody: CustodyMeeting) -> Transcript:
     """Returns what the node believes was said."""
-    assert custody.node._transcript is not None
-    return custody.node._transcript
+    return custody.node.transcript
+
+
+def telling(warrant: Warrant, mark: Mark | None = None) -> Warranted:
+    """Returns a custodian's last message."""
+    return Warranted(
+        warrant=warrant, mark=mark, mark_plan=None if mark is None else b"p" * 32
+    )
 
 
 def test_a_node_ends_with_a_warrant_that_its_server_accepts(
@@ -109,8 +116,8 @@ def test_an_expired_certificate_is_not_pinned(
 
 def counted(custody: CustodyMeeting) -> CountingPlatform:
     """Has the node count its quotes from now on."""
-    counting = CountingPlatform(custody.node._node.platform)
-    custody.node._node = quoting(custody.node._node, counting)
+    counting = CountingPlatform(custody.node._session._node.platform)
+    custody.node._session._node = quoting(custody.node._session._node, counting)
     return counting
 
 
@@ -213,7 +220,7 @@ def test_a_warrant_for_something_else_is_not_held(
     terms: WarrantTerms = msgspec.structs.replace(
         custody.warranted().warrant.terms, **{name: FOREIGN[name]}
     )
-    bad = Warranted(warrant=sign_warrant(terms, custodian.key), mark=MARK)
+    bad = telling(sign_warrant(terms, custodian.key), MARK)
     assert code_of(custody.node.accept, bad) == "warrant-foreign"
     with pytest.raises(ProtocolError, match="no warrant"):
         _ = alice.warrant.current
@@ -225,7 +232,7 @@ def test_a_warrant_that_another_key_signed_is_not_held(
     custody: CustodyMeeting, federation: Federation, alice: Node
 ) -> None:
     terms = custody.warranted().warrant.terms
-    bad = Warranted(warrant=sign_warrant(terms, federation.keys["bob"]), mark=None)
+    bad = telling(sign_warrant(terms, federation.keys["bob"]))
     assert code_of(custody.node.accept, bad) == "warrant-signature"
     with pytest.raises(ProtocolError, match="no warrant"):
         _ = alice.warrant.current
@@ -236,7 +243,13 @@ def test_a_warrant_that_is_over_is_not_held(
 ) -> None:
     terms = custody.warranted().warrant.terms
     over = msgspec.structs.replace(terms, expires_at=terms.issued_at)
-    bad = Warranted(warrant=sign_warrant(over, custodian.key), mark=None)
+    bad = telling(sign_warrant(over, custodian.key))
+    assert code_of(custody.node.accept, bad) == "warrant-malformed"
+    over = msgspec.structs.replace(
+        terms, issued_at=terms.issued_at - 9, expires_at=terms.issued_at
+    )
+    # Refused by time too: what the node heard of its custodian's clock is the floor.
+    bad = telling(sign_warrant(over, custodian.key))
     assert code_of(custody.node.accept, bad) == "warrant-expired"
 
 
@@ -245,7 +258,7 @@ def test_a_warrant_from_outside_any_calendar_is_not_held(
 ) -> None:
     terms = custody.warranted().warrant.terms
     never = msgspec.structs.replace(terms, issued_at=2**53)
-    bad = Warranted(warrant=sign_warrant(never, custodian.key), mark=None)
+    bad = telling(sign_warrant(never, custodian.key))
     with pytest.raises(ProtocolError) as caught:
         custody.node.accept(bad)
     assert caught.value.code == "time-invalid"
@@ -259,7 +272,7 @@ def test_a_failed_renewal_leaves_the_warrant_that_is_held(
     held = alice.warrant.current
     custody = CustodyMeeting(custodian, alice)
     terms = custody.warranted().warrant.terms
-    bad = Warranted(warrant=sign_warrant(terms, federation.keys["bob"]), mark=None)
+    bad = telling(sign_warrant(terms, federation.keys["bob"]))
     assert code_of(custody.node.accept, bad) == "warrant-signature"
     assert alice.warrant.current is held
 
@@ -275,7 +288,7 @@ def test_a_worker_meets_no_server_older_than_the_one_its_party_knows(
     mark = msgspec.structs.replace(
         MARK, server_key=key_digest(newest.identity.tls_spki)
     )
-    assert custody.node.accept(Warranted(warrant=warrant, mark=mark)) == mark
+    assert custody.node.accept(telling(warrant, mark)) == mark
     older = federation.node("aggregator", clock=clock, epoch=3)
     assert code_of(Meeting(older, alice).client_proof) == "epoch-old"
     twin = federation.node("aggregator", clock=clock, epoch=4)
@@ -401,9 +414,12 @@ def test_steps_out_of_order_are_bugs(custody: CustodyMeeting, alice: Node) -> No
     with pytest.raises(RuntimeError):
         side.prove(some)
     terms = custody.office.register.grant(
-        alice.plan_hash, tls_key=alice.identity.tls_spki, at=START, life=DAY
+        shown_by(alice.plan, alice.identity.tls_spki, party="alice"),
+        collateral=None,
+        at=START,
+        life=DAY,
     )
-    good = Warranted(warrant=sign_warrant(terms, custody.office.key), mark=None)
+    good = telling(sign_warrant(terms, custody.office.key))
     with pytest.raises(RuntimeError):
         side.accept(good)
     custody.possession()

@@ -24,13 +24,17 @@ from tests.support.registers import (
     grant,
     key_of_node,
     mark_of,
+    shown_by,
     signed,
     signed_plan,
     successor_of,
 )
 
-from cloister.custody.register import MAX_LIFE, Register
-from cloister.custody.register_rows import PlanRow, Rows
+from cloister.custody.register import Register
+from cloister.custody.register_clock import MAX_LIFE
+from cloister.custody.register_rows import PlanRow
+from cloister.custody.register_tables import Rows
+from cloister.custody.register_warrants import terms_in
 from cloister.errors import ConfigError, ProtocolError, StorageError
 from cloister.plan.consent import parse_consent, sign_consent
 from cloister.plan.plan import PlanHash
@@ -426,7 +430,7 @@ def test_a_renewed_key_keeps_its_epoch(register: Register) -> None:
     assert renewed.issued_at == SECONDS + 11 * 3600
     assert renewed.expires_at == SECONDS + 12 * 3600
     (row,) = register.warrants()
-    assert WarrantTerms(**dataclasses.asdict(row)) == renewed
+    assert terms_in(row) == renewed
 
 
 def test_a_new_key_gets_the_next_epoch(register: Register) -> None:
@@ -475,8 +479,9 @@ def test_a_node_does_not_go_over_to_another_plan(register: Register) -> None:
 @pytest.mark.parametrize("size", [0, 32, 90, 92])
 def test_a_key_of_another_size_is_refused(register: Register, size: int) -> None:
     adopt(register, PLAN)
+    shown = shown_by(PLAN.plan, Spki(bytes(size)), party=PARTY)
     with pytest.raises(ProtocolError) as caught:
-        register.grant(PLAN.hash, tls_key=Spki(bytes(size)), at=START, life=LIFE)
+        register.grant(shown, collateral=None, at=START, life=LIFE)
     assert caught.value.code == "tls-key-size"
     assert register.warrants() == ()
 
@@ -546,7 +551,7 @@ def test_the_newest_time_is_remembered_whatever_wrote_it(
     else:
         deposit(register, PLAN, 1, mark_of(1), at=later)
     if what == "rewind":
-        register.rewind("blobs/a")
+        register.rewind("blobs/a", at=START)
     register.close()
     with Register.open(path) as again:
         assert code_of(lambda: grant(again, PLAN, 1)) == "clock-behind"
@@ -646,10 +651,10 @@ def test_a_rewound_run_may_go_back_but_its_epochs_do_not(register: Register) -> 
     adopt(register, PLAN)
     grant(register, PLAN, 1)
     deposit(register, PLAN, 1, mark_of(5, epoch=4))
-    assert register.rewind("blobs/a") == mark_of(5, epoch=4)
+    assert register.rewind("blobs/a", at=START) == mark_of(5, epoch=4)
     assert register.mark("blobs/a") is None
     assert register.marks() == ()
-    assert register.rewind("blobs/a") is None
+    assert register.rewind("blobs/a", at=START) is None
     deposit(register, PLAN, 1, mark_of(2, "other", epoch=4))
     assert register.mark("blobs/a") == mark_of(2, "other", epoch=4)
     assert grant(register, PLAN, 2).epoch == 2
@@ -669,7 +674,7 @@ def test_a_rewound_run_still_knows_its_newest_server(
     adopt(register, PLAN)
     grant(register, PLAN, 1)
     deposit(register, PLAN, 1, mark_of(5, epoch=4))
-    register.rewind("blobs/a")
+    register.rewind("blobs/a", at=START)
     assert code_of(lambda: deposit(register, PLAN, 1, mark)) == code
     assert register.marks() == ()
     register.close()
@@ -688,13 +693,13 @@ def test_a_successor_of_a_rewound_run_goes_on_from_anywhere(
     behind = successor_of(PLAN, mark_of(2))
     act = partial(register.adopt, behind.text, behind.consent, at=START)
     assert code_of(act) == "amendment-state"
-    register.rewind("blobs/a")
+    register.rewind("blobs/a", at=START)
     adopt(register, behind)
 
 
 def test_a_run_nobody_knows_is_not_rewound(register: Register) -> None:
     adopt(register, PLAN)
-    assert config_code(lambda: register.rewind("blobs/b")) == "run-unknown"
+    assert config_code(lambda: register.rewind("blobs/b", at=START)) == "run-unknown"
 
 
 # What is read back is checked again

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.refusals import code_of
 from tests.support.registers import (
+    MINUTE,
     PARTY,
     START,
     Content,
@@ -23,15 +25,21 @@ from tests.support.registers import (
     content_of,
     deposit,
     grant,
+    key_of_node,
     mark_of,
+    meet,
+    paced,
     raw,
+    release,
+    shown_by,
     signed_plan,
+    successor_of,
 )
 
 from cloister.custody import register_errors, register_file, register_schema
 from cloister.custody.register import Register
-from cloister.custody.register_rows import Rows
-from cloister.errors import StorageError
+from cloister.custody.register_tables import Rows
+from cloister.errors import StorageError, VerificationError
 
 PLAN = signed_plan()
 LAST_EPOCH = 40
@@ -156,11 +164,12 @@ def test_a_register_is_kept_as_the_decision_says(path: Path) -> None:
         assert ask("PRAGMA journal_mode").fetchone() == ("delete",)
         assert ask("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
         assert ask("PRAGMA foreign_keys").fetchone() == (1,)
+        assert ask("PRAGMA secure_delete").fetchone() == (1,)
         assert ask("PRAGMA busy_timeout").fetchone() == (10_000,)
-        assert ask("PRAGMA max_page_count").fetchone() == (16_384,)
+        assert ask("PRAGMA max_page_count").fetchone() == (65_536,)
         tables = ask("PRAGMA table_list").fetchall()
     ours = [row for row in tables if not row[1].startswith("sqlite_")]
-    assert len(ours) == 4
+    assert len(ours) == 7
     assert all(row[5] == 1 for row in ours)  # STRICT
 
 
@@ -211,7 +220,7 @@ def test_another_applications_database_is_left_alone(path: Path, mark: int) -> N
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("version", [0, 2, 2**31 - 1])
+@pytest.mark.parametrize("version", [0, 1, 3, 2**31 - 1])
 def test_another_format_is_left_to_the_version_that_wrote_it(
     path: Path, version: int
 ) -> None:
@@ -231,6 +240,9 @@ def test_another_format_is_left_to_the_version_that_wrote_it(
         "CREATE VIEW seen AS SELECT * FROM warrants",
         "DROP TABLE marks",
         "DROP INDEX newest_plan_of_run",
+        "DROP INDEX active_key_of_label",
+        "DROP TRIGGER no_record_changes",
+        "DROP TRIGGER no_record_goes",
         "ALTER TABLE marks ADD COLUMN more TEXT",
     ],
 )
@@ -467,16 +479,73 @@ def test_a_register_does_not_grow_without_end(
 ) -> None:
     new_register(path, nodes=3).close()
     pages = path.stat().st_size // 4096
-    monkeypatch.setattr(register_file, "MAX_BYTES", 4096 * (pages + 1))
+    free = register_errors.KEPT_FREE_BYTES
+    monkeypatch.setattr(register_file, "MAX_BYTES", 4096 * (pages + 8) + free)
     spent: list[int] = []
 
     def go_on() -> None:
-        spent.extend(grant(register, PLAN, node).epoch for node in range(4, 400))
+        spent.extend(
+            grant(register, PLAN, node, at=paced(register)).epoch
+            for node in range(4, 400)
+        )
 
     with Register.open(path) as register:
         assert storage_code(go_on) == "register-full"
-        assert grant(register, PLAN, spent[-1]).epoch == spent[-1]
+        key = key_of_node(spent[-1])
+        assert register.check_node(PLAN.hash, party=PARTY, tls_key=key) == spent[-1]
     assert [row.epoch for row in content_at(path)[1]] == [1, 2, 3, *spent]
+
+
+def test_what_nodes_fill_leaves_room_for_their_operator(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = register_errors.KEPT_FREE_BYTES
+    monkeypatch.setattr(register_file, "MAX_BYTES", free + 64 * 4096)
+    with new_register(path, nodes=1) as register:
+        meet(register, PLAN, 1, epoch=1)
+
+        def go_on() -> None:
+            for epoch in range(2, 400):
+                at = START + 61 * epoch * MINUTE / 60
+                meet(register, PLAN, epoch, epoch=epoch, at=at)
+
+        assert storage_code(go_on) == "register-full"
+        late = START + 7 * 60 * MINUTE
+        showed = shown_by(PLAN.plan, key_of_node(1), party=PARTY)
+        no = VerificationError("no", code="no")
+        refused = partial(register.note_refusal, showed, collateral=None, error=no)
+        for act in (
+            partial(grant, register, PLAN, 1, at=late),
+            partial(release, register, PLAN, 1, at=late),
+            partial(refused, at=late),
+        ):
+            assert storage_code(act) == "register-full"
+        # What a node needs that has its warrant takes no room.
+        deposit(register, PLAN, 1, mark_of(4), at=late)
+        successor = successor_of(PLAN, mark_of(4))
+        register.adopt(successor.text, successor.consent, at=late)
+        assert register.rewind("blobs/a", at=late) == mark_of(4)
+        register.withdraw(successor.hash, at=late)
+        with register.transaction() as rows:
+            assert rows.head.newest_at == int(late.timestamp())
+
+
+def test_a_row_that_the_tables_forbid_is_a_fault_of_ours(path: Path) -> None:
+    """Nobody is told to put an older copy back, for the rows are whole."""
+    with new_register(path, nodes=3) as register:
+        before = content_of(register)
+        row = register.warrants()[-1]
+
+        def end_before_it_began() -> None:
+            gone = dataclasses.replace(row, expires_at=row.issued_at)
+            with register.transaction() as rows:
+                rows.put(gone, instead_of=row, at=row.issued_at)
+
+        with pytest.raises(StorageError) as caught:
+            end_before_it_began()
+        assert caught.value.code == "register-rule"
+        assert "copy" not in caught.value.remedy
+        assert content_of(register) == before
 
 
 @contextlib.contextmanager

@@ -161,9 +161,11 @@ class Model:
         self.servers[run] = (mark.server_epoch, mark.server_key)
         self._note(minute)
 
-    def rewind(self, run: str) -> Mark | None:
+    def rewind(self, run: str, minute: int) -> Mark | None:
         if run not in self.newest_plan:
             raise Refused("run-unknown")
+        if run in self.marks:
+            self._note(minute)
         return self.marks.pop(run, None)
 
     def _check_active(self, plan: SignedPlan) -> None:
@@ -270,7 +272,11 @@ class Stories(RuleBasedStateMachine):
     @precondition(lambda self: self.model.marks)
     @rule(run=st.sampled_from(("blobs/a", "blobs/b")))
     def rewind(self, run: str) -> None:
-        self.same(lambda: self.register.rewind(run), lambda: self.model.rewind(run))
+        at = self.now
+        self.same(
+            lambda: self.register.rewind(run, at=at),
+            lambda: self.model.rewind(run, self.minute),
+        )
 
     @rule()
     def restart(self) -> None:

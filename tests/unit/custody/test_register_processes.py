@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,7 @@ from tests.support.registers import (
 )
 
 from cloister.custody.register import Register
+from cloister.custody.register_records import WARRANTS_AN_HOUR
 
 PLAN = signed_plan()
 OTHER_RUN = signed_plan(run="b")
@@ -39,11 +41,11 @@ def path(tmp_path: Path) -> Path:
 class GrantingProcess:
     """Another process on the same register; see `tests.support.granting_process`."""
 
-    def __init__(self, path: Path, *, first: int, count: int) -> None:
+    def __init__(self, path: Path, *, first: int, count: int, hours: int) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
             [
                 *(sys.executable, "-m", "tests.support.granting_process"),
-                *(str(path), PLAN.hash.hex(), str(first), str(count)),
+                *(str(path), PLAN.hash.hex(), str(first), str(count), str(hours)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -82,8 +84,10 @@ class GrantingProcess:
 
 
 @contextlib.contextmanager
-def granting(path: Path, *, first: int, count: int) -> Iterator[GrantingProcess]:
-    process = GrantingProcess(path, first=first, count=count)
+def granting(
+    path: Path, *, first: int, count: int, hours: int = 0
+) -> Iterator[GrantingProcess]:
+    process = GrantingProcess(path, first=first, count=count, hours=hours)
     try:
         yield process
     finally:
@@ -95,7 +99,9 @@ def test_a_killed_custodian_forgets_no_warrant_it_gave(path: Path) -> None:
     # One crash after another, each after another number of warrants, and each while
     # the next one is under way: the child does not wait for its parent.
     for crash, warrants in enumerate((1, 2, 3, 5, 8, 13)):
-        with granting(path, first=1000 * crash, count=ENDLESS) as process:
+        # No more warrants are signed in an hour than a child gets round to.
+        hours = 4 * crash
+        with granting(path, first=1000 * crash, count=ENDLESS, hours=hours) as process:
             process.wait_until_ready()
             process.begin()
             told = [process.next_grant() for _ in range(warrants)]
@@ -109,13 +115,14 @@ def test_a_killed_custodian_forgets_no_warrant_it_gave(path: Path) -> None:
         assert len(rows) <= len(granted) + crash + 1
         assert sorted(rows) == list(range(1, len(rows) + 1))
         with Register.open(path) as register:
-            terms = grant(register, PLAN, 1000 * crash + 999)
+            at = START + timedelta(hours=hours + 2)
+            terms = grant(register, PLAN, 1000 * crash + 999, at=at)
         assert terms.epoch == len(rows) + 1 > max(granted)
         granted[terms.epoch] = 1000 * crash + 999
 
 
 def test_two_processes_at_once_never_give_one_epoch_twice(path: Path) -> None:
-    count = 60
+    count = WARRANTS_AN_HOUR // 2
     with (
         granting(path, first=0, count=count) as one,
         granting(path, first=1000, count=count) as other,
@@ -146,8 +153,14 @@ def test_plans_are_signed_while_a_custodian_runs(path: Path) -> None:
 
 def test_many_threads_at_once_never_give_one_epoch_twice(path: Path) -> None:
     with Register.open(path) as register, ThreadPoolExecutor(8) as threads:
-        granted = list(threads.map(lambda node: grant(register, PLAN, node), range(80)))
-        assert sorted(terms.epoch for terms in granted) == list(range(1, 81))
+        granted = list(
+            threads.map(
+                lambda node: grant(register, PLAN, node), range(WARRANTS_AN_HOUR)
+            )
+        )
+        assert sorted(terms.epoch for terms in granted) == list(
+            range(1, WARRANTS_AN_HOUR + 1)
+        )
     rows = {row.epoch: row.tls_key for row in content_at(path)[1]}
     assert rows == {terms.epoch: terms.tls_key for terms in granted}
 

@@ -14,16 +14,18 @@ from tests.support.custodian_port import (
     custodian_line,
     custodian_port,
 )
+from tests.support.custody_keys import make_keyed
+from tests.support.custody_meeting import custodian_of
 from tests.support.enrolment_port import raw_call, raw_channel
 from tests.support.federation_in_memory import START, Federation, HandClock, quoting
 from tests.support.plan_tree import measurement_of
 from tests.support.running import Run, until
 
 from cloister.custody.custodian import Custodian
-from cloister.custody.messages import Deposit, decode_from_custodian
+from cloister.custody.messages import Deposit, KeyRequest, decode_from_custodian
 from cloister.custody.node_meeting import NodeMeeting
 from cloister.custody.service import METHOD
-from cloister.errors import ProtocolError, RefusedByPeer
+from cloister.errors import PeerInTrouble, ProtocolError, RefusedByPeer, StorageError
 from cloister.plan.plan import plan_hash
 from cloister.ratls.certificate import SERVER_NAME
 from cloister.ratls.challenge import (
@@ -40,6 +42,7 @@ from cloister.ratls.limits import Limits
 from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
 from cloister.ratls.refusal_log import TOLD_PER_MINUTE
+from cloister.storage.keys import KeyKind, Secret
 
 UnaryUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 MARK = Mark(round=1, state=b"s" * 32, server_epoch=1, server_key=b"k" * 32)
@@ -250,6 +253,111 @@ def test_a_deposit_before_the_warrant_is_out_of_order(
                 await call.write(deposit)
                 assert (await refusal_in(call)).code == "message-order"
             assert custodian.register.mark(federation.plan.run_id) is None
+
+    run(story())
+
+
+def test_a_request_for_keys_before_the_warrant_is_out_of_order(
+    run: Run, custodian: Custodian, alice: Node
+) -> None:
+    async def story() -> None:
+        request = encode_message(KeyRequest(kinds=("data",)))
+        async with custodian_port(custodian) as office:
+            async with raw_call(office.address, METHOD) as call:
+                await call.write(encode_message(NodeMeeting(alice).hello()))
+                await reply_in(call)
+                await call.write(request)
+                assert (await refusal_in(call)).code == "message-order"
+            assert office.log.named("keys-released") == []
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "kinds", [["everything"], "data", [9 * ["data"]], 9 * ["data"], None]
+)
+def test_a_request_for_what_is_no_kind_of_key_is_malformed(
+    run: Run, custodian: Custodian, alice: Node, kinds: object
+) -> None:
+    async def story() -> None:
+        raw = encode_message({"message": "key-request", "kinds": kinds})
+        async with custodian_port(custodian) as office:
+            async with raw_call(office.address, METHOD) as call:
+                meeting = await proved(office, alice, call)
+                meeting.accept(await reply_in(call))  # type: ignore[arg-type]
+                await call.write(raw)
+                assert (await refusal_in(call)).code == "message-malformed"
+            assert office.log.named("keys-released") == []
+
+    run(story())
+
+
+class LockedStore:
+    """A key manager that nobody opened."""
+
+    def secret(self, key_id: str, *, kind: KeyKind) -> Secret:
+        raise StorageError(f"/etc/secret: no {kind} {key_id}", code="store-locked")
+
+
+def test_a_key_store_in_trouble_is_no_word_about_the_node(
+    run: Run, tmp_path: Path
+) -> None:
+    keyed = make_keyed(tmp_path / "keyed")
+
+    async def story() -> None:
+        with custodian_of(
+            keyed.federation, "alice", tmp_path, keys=LockedStore()
+        ) as locked:
+            node = keyed.federation.node("alice")
+            async with (
+                custodian_port(locked) as office,
+                custodian_line(node, office.address) as line,
+            ):
+                with pytest.raises(PeerInTrouble) as caught:
+                    await line.keys(("data",), patience_seconds=0)
+                assert caught.value.code == "store-locked"
+                assert "/etc/secret" not in str(caught.value)
+                [said] = office.log.named("node-refused")
+                assert "/etc/secret" in str(said["reason"])
+            kinds = [row.kind for row in locked.register.records()]
+            assert not {"key-released", "node-refused"} & set(kinds)
+
+    run(story())
+
+
+class ForeignStore:
+    """A client of an organisation's key manager, which knows nothing of our errors."""
+
+    def secret(self, key_id: str, *, kind: KeyKind) -> Secret:
+        raise LookupError(f"https://vault.example/{kind}/{key_id}?token=s3cret")
+
+
+def test_a_key_store_that_breaks_is_named_in_the_log_by_its_kind_alone(
+    run: Run, tmp_path: Path
+) -> None:
+    """gRPC would send the text of an unexpected error to the node."""
+    keyed = make_keyed(tmp_path / "keyed")
+
+    async def story() -> None:
+        with custodian_of(
+            keyed.federation, "alice", tmp_path, keys=ForeignStore()
+        ) as broken:
+            node = keyed.federation.node("alice")
+            async with (
+                custodian_port(broken) as office,
+                custodian_line(node, office.address) as line,
+            ):
+                with pytest.raises(PeerInTrouble) as caught:
+                    await line.keys(("data",), patience_seconds=0)
+                assert caught.value.code == "key-store-failed"
+                assert "its own log says why" in str(caught.value)
+                [said] = office.log.named("node-refused")
+                assert "LookupError" in str(said["reason"])
+                told = str(caught.value) + str(office.log.events)
+                assert "vault.example" not in told
+                assert "s3cret" not in told
+            kinds = [row.kind for row in broken.register.records()]
+            assert not {"key-released", "node-refused"} & set(kinds)
 
     run(story())
 

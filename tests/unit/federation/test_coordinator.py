@@ -5,14 +5,24 @@ import asyncio
 import numpy as np
 import pytest
 from tests.support.recorded_log import RecordedLog
+from tests.support.run_audit import RecordedRounds, participant
 from tests.support.running import Run
+from typing_extensions import override
 
-from cloister.errors import CloisterError, ConfigError, PlatformError, ProtocolError
+from cloister.errors import (
+    CloisterError,
+    ConfigError,
+    PlatformError,
+    ProtocolError,
+    StorageError,
+)
 from cloister.federation import coordinator
-from cloister.federation.coordinator import Coordinator, Published
+from cloister.federation.audit_records import Participant
+from cloister.federation.coordinator import Coordinator
 from cloister.federation.course import Course
 from cloister.federation.layout import ModelBuffer, layout_of
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
+from cloister.federation.published import Published
 from cloister.federation.state import state_digest
 from cloister.federation.strategies.schedules import LearningRate
 from cloister.federation.strategies.sgd import Sgd
@@ -39,12 +49,16 @@ def course(*, rounds: int = 3, evaluate_every: int = 50, rate: float = 1.0) -> C
 class Story:
     """A coordinator and what a test does to it."""
 
-    def __init__(self, plan: Course | None = None) -> None:
+    def __init__(
+        self, plan: Course | None = None, *, audit: RecordedRounds | None = None
+    ) -> None:
         self.log = RecordedLog()
+        self.audit = audit or RecordedRounds()
         self.now = 0.0
         self.coordinator = Coordinator(
             plan or course(),
             ModelBuffer(LAYOUT),
+            audit=self.audit,
             log=self.log.logger(),
             elapsed=lambda: self.now,
         )
@@ -59,7 +73,7 @@ class Story:
         return models[0]
 
     async def count(self, party: str, number: int, value: float = 1.0) -> None:
-        await self.coordinator.count(party, header(number), update(value))
+        await self.coordinator.count(participant(party), header(number), update(value))
 
     async def whole_round(self, number: int) -> Published:
         for party in PARTIES:
@@ -73,6 +87,7 @@ def header(number: int, evaluation: EvaluationReport | None = None) -> UpdateHea
         layout=LAYOUT.digest(),
         examples=4,
         loss_sum=2.0,
+        countersignature=b"signed",
         evaluation=evaluation,
     )
 
@@ -192,6 +207,87 @@ def test_the_first_and_the_last_model_carry_the_digest_of_the_state(run: Run) ->
     run(go())
 
 
+def test_each_round_is_recorded_before_its_model_goes_out_with_the_head(
+    run: Run,
+) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=2))
+        first = await story.join_all()
+        assert first.header.audit_head == RecordedRounds().head
+        second = await story.whole_round(1)
+        last = await story.whole_round(2)
+        assert last.header.audit_head == story.audit.head
+        one, two = story.audit.rounds
+        assert (one.round, two.round) == (1, 2)
+        assert one.head == first.header.audit_head.hex()
+        assert two.head == second.header.audit_head.hex()
+        assert one.participants == tuple(map(participant, PARTIES))
+        assert one.state is None
+        assert last.header.state is not None
+        assert two.state == last.header.state.hex()
+
+    run(go())
+
+
+class FullDisk(RecordedRounds):
+    @override
+    def round_completed(
+        self,
+        number: int,
+        *,
+        head: bytes,
+        participants: tuple[Participant, ...],
+        state: bytes | None,
+    ) -> None:
+        raise StorageError("no room", code="audit-unwritable")
+
+
+def test_a_round_that_cannot_be_recorded_ends_the_run_and_nobody_gets_its_model(
+    run: Run,
+) -> None:
+    async def go() -> None:
+        story = Story(audit=FullDisk())
+        first = await story.join_all()
+        for party in PARTIES:
+            await story.count(party, 1)
+        with pytest.raises(StorageError) as told:
+            await story.coordinator.next_model("alice", after=1)
+        with pytest.raises(StorageError) as ended:
+            await story.coordinator.run(patience_seconds=HOUR)
+        assert told.value is ended.value is story.coordinator.failure
+        assert told.value.code == "audit-unwritable"
+        assert story.told == [first.header]
+
+    run(go())
+
+
+def test_training_ends_with_who_reported_on_which_model(run: Run) -> None:
+    async def go() -> None:
+        story = Story(course(rounds=1))
+        await story.join_all()
+        last = await story.whole_round(1)
+        with pytest.raises(RuntimeError):
+            _ = story.coordinator.ending
+        for party in reversed(PARTIES):
+            header = story.coordinator.check_report(party, report(1, accuracy=1))
+            assert header is last.header
+            await story.coordinator.finish(participant(party), report(1, accuracy=1))
+        ending = story.coordinator.ending
+        assert ending.model is last.header
+        assert ending.reports == tuple(map(participant, PARTIES))
+
+    run(go())
+
+
+def test_a_header_that_can_count_names_its_model(run: Run) -> None:
+    async def go() -> None:
+        story = Story()
+        first = await story.join_all()
+        assert story.coordinator.check_header("alice", header(1)) is first.header
+
+    run(go())
+
+
 def test_a_mark_is_due_every_five_seconds(run: Run) -> None:
     async def go() -> None:
         story = Story(course(rounds=9))
@@ -266,7 +362,7 @@ def test_the_model_is_evaluated_as_often_as_the_plan_says(run: Run) -> None:
             for party, right in zip(PARTIES, (3.0, 6.0), strict=True):
                 evaluation = report(6, accuracy=right) if asked[-1] else None
                 await story.coordinator.count(
-                    party, header(number, evaluation), update()
+                    participant(party), header(number, evaluation), update()
                 )
             model = await story.coordinator.next_model("alice", after=number)
             asked.append(model.header.evaluate)
@@ -291,10 +387,10 @@ def test_the_last_reports_become_the_runs_metrics(run: Run) -> None:
         await story.join_all()
         await story.whole_round(1)
         ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
-        await story.coordinator.finish("bob", report(10, accuracy=4))
+        await story.coordinator.finish(participant("bob"), report(10, accuracy=4))
         await asyncio.sleep(0)
         assert not ending.done()
-        await story.coordinator.finish("alice", report(30, accuracy=26))
+        await story.coordinator.finish(participant("alice"), report(30, accuracy=26))
         assert await ending == {"accuracy": 0.75}
 
     run(go())
@@ -306,9 +402,11 @@ def test_a_party_reports_once(run: Run) -> None:
         await story.join_all()
         await story.whole_round(1)
         for right in (5, 10):
-            await story.coordinator.finish("bob", report(10, accuracy=right))
+            await story.coordinator.finish(
+                participant("bob"), report(10, accuracy=right)
+            )
         assert story.coordinator.metrics is None
-        await story.coordinator.finish("alice", report(10, accuracy=5))
+        await story.coordinator.finish(participant("alice"), report(10, accuracy=5))
         assert story.coordinator.metrics == {"accuracy": 0.5}
 
     run(go())
@@ -322,11 +420,11 @@ def test_who_reports_first_does_not_say_what_metrics_are_called(run: Run) -> Non
         await story.join_all()
         await story.whole_round(1)
         mine = report(10, accuracy=5, mine=10)
-        await story.coordinator.count("bob", header(2, mine), update())
+        await story.coordinator.count(participant("bob"), header(2, mine), update())
         yours = report(10, accuracy=10, recall=1)
-        await story.coordinator.count("alice", header(2, yours), update())
-        await story.coordinator.finish("bob", report(10, mine=5))
-        await story.coordinator.finish("alice", report(10, accuracy=5))
+        await story.coordinator.count(participant("alice"), header(2, yours), update())
+        await story.coordinator.finish(participant("bob"), report(10, mine=5))
+        await story.coordinator.finish(participant("alice"), report(10, accuracy=5))
         assert story.coordinator.metrics == {}
         [line] = story.log.named("evaluation")
         assert line["metrics"] == {"accuracy": 0.75}
@@ -362,7 +460,7 @@ def test_after_the_last_round_a_run_waits_longer_for_the_reports(run: Run) -> No
             await asyncio.sleep(0)
         assert not ending.done()
         for party in PARTIES:
-            await story.coordinator.finish(party, report(1, accuracy=1))
+            await story.coordinator.finish(participant(party), report(1, accuracy=1))
         assert await ending == {"accuracy": 1.0}
 
         impatient = Story(course(rounds=1))
@@ -381,7 +479,9 @@ def test_a_report_before_the_end_is_refused(run: Run) -> None:
             if stage is not None:
                 await stage()
             with pytest.raises(ProtocolError) as caught:
-                await story.coordinator.finish("bob", report(1, accuracy=1))
+                await story.coordinator.finish(
+                    participant("bob"), report(1, accuracy=1)
+                )
             assert caught.value.code == "finish-early"
 
     run(go())
@@ -425,7 +525,7 @@ def test_patience_names_who_did_not_finish(run: Run) -> None:
         story = Story(course(rounds=1))
         await story.join_all()
         await story.whole_round(1)
-        await story.coordinator.finish("alice", report(1, accuracy=1))
+        await story.coordinator.finish(participant("alice"), report(1, accuracy=1))
         said = await patience_of(story)
         assert said == "gave up waiting after the last round: bob within 0.01 s"
 
@@ -485,7 +585,7 @@ def test_a_failed_run_ends_when_every_worker_was_told(run: Run) -> None:
         # Nothing counts any more, whoever sends it.
         for end in (
             story.count("bob", 1),
-            story.coordinator.finish("bob", report(1, accuracy=1)),
+            story.coordinator.finish(participant("bob"), report(1, accuracy=1)),
         ):
             with pytest.raises(PlatformError):
                 await end
@@ -552,7 +652,9 @@ def test_the_log_holds_aggregates_only(run: Run) -> None:
         await story.whole_round(1)
         for party, secret in zip(PARTIES, (1234.5, 2345.5), strict=True):
             evaluation = report(10, canary=secret)
-            await story.coordinator.count(party, header(2, evaluation), update())
+            await story.coordinator.count(
+                participant(party), header(2, evaluation), update()
+            )
         text = story.log.text()
         assert str((1234.5 + 2345.5) / 20) in text
         for single in ("1234.5", "2345.5", "123.45", "234.55"):

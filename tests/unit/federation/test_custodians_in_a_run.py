@@ -17,6 +17,8 @@ from tests.support.custodians import Office
 from tests.support.federation_in_memory import Federation, HandClock
 from tests.support.plan_tree import WORKERS
 from tests.support.recorded_log import RecordedLog
+from tests.support.registers import shown_by
+from tests.support.run_audit import RecordedRounds, entries_of, links_of
 from tests.support.running import Run
 from tests.support.training_calls import until
 from tests.support.whole_run import (
@@ -37,6 +39,7 @@ from cloister.errors import (
     VerificationError,
 )
 from cloister.federation import deposits, membership, state, warranting
+from cloister.federation.audit_records import RunFailed, WarrantRenewed
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.course import course_of
 from cloister.federation.warranting import seconds_to_renewal
@@ -96,7 +99,13 @@ def test_every_custodian_knows_how_far_the_run_has_come(finished: Scene) -> None
     known = marks["aggregator"]
     assert known is not None
     assert (known.round, known.server_epoch) == (12, 1)
-    assert set(marks.values()) == {known}
+    workers = {marks[party] for party in WORKERS}
+    # The server's party knows of the model's end, too, which is recorded last.
+    [of_workers] = workers
+    assert of_workers is not None
+    head = bytes.fromhex(links_of(finished.directory)[-1].head)
+    assert known == msgspec.structs.replace(of_workers, audit_head=head)
+    assert of_workers.audit_head not in {None, head}
     for party in PARTIES:
         names = {event["event"] for event in finished.events(party)}
         assert not names & {"deposit-failed", "last-mark-waits"}
@@ -124,7 +133,7 @@ def test_a_run_that_went_on_is_not_started_over(run: Run, scene: Scene) -> None:
     names = [event["event"] for event in scene.events("aggregator")]
     assert names == ["warranted", "failed"]
     assert scene.custodians.mark("aggregator") == known
-    assert scene.files() == ["logs/aggregator.jsonl"]
+    assert scene.files() == ["audit.jsonl", "logs/aggregator.jsonl"]
 
 
 def test_a_server_that_fell_before_its_first_round_was_complete_may_begin_again(
@@ -166,7 +175,7 @@ def test_a_plan_that_goes_on_from_a_state_says_that_it_is_missing(
     error = run(error_of(scene.serve(scene.node("aggregator"), task())))
     assert isinstance(error, ConfigError)
     assert error.code == "state-missing"
-    assert scene.files() == ["logs/aggregator.jsonl"]
+    assert scene.files() == ["audit.jsonl", "logs/aggregator.jsonl"]
 
 
 def test_a_plan_amended_before_the_first_round_trains_from_the_same_state(
@@ -175,7 +184,12 @@ def test_a_plan_amended_before_the_first_round_trains_from_the_same_state(
     """The state's digest is not of a plan, so the amended one finds it again."""
     plan = federation.plan
     model = task().initial_model(seed=plan.training.seed)
-    former = Coordinator(course_of(plan, model), model, log=RecordedLog().logger())
+    former = Coordinator(
+        course_of(plan, model),
+        model,
+        audit=RecordedRounds(),
+        log=RecordedLog().logger(),
+    )
     known = Predecessor(
         plan=format_digest(plan_hash(plan)),
         state=format_digest(former.initial_state()),
@@ -206,7 +220,7 @@ def test_workers_refuse_a_server_that_starts_over_behind_their_marks(
     known = scene.custodians.mark("alice")
     # The server's own party lets it go back; nobody else does.
     with scene.custodians.register("aggregator") as register:
-        register.rewind(federation.plan.run_id)
+        register.rewind(federation.plan.run_id, at=scene.custodians.clock())
 
     async def story() -> None:
         nodes = scene.nodes()
@@ -239,9 +253,10 @@ def test_a_worker_refuses_a_server_with_another_state_of_the_round_it_knows(
     # The server that alice knows is gone; this one is the next.
     with scene.custodians.register("aggregator") as register:
         node = federation.node("aggregator")
+        key = node.identity.tls_spki
         register.grant(
-            plan_hash(federation.plan),
-            tls_key=node.identity.tls_spki,
+            shown_by(federation.plan, key, party="aggregator"),
+            collateral=None,
             at=node.clock(),
             life=timedelta(hours=1),
         )
@@ -463,6 +478,45 @@ def test_a_server_renews_its_warrant_at_half_of_its_life(
 
     run(story())
     assert waiting.events("aggregator", "warrant-renewal-failed") == []
+    *_, renewed, failed = entries_of(waiting.directory)
+    assert isinstance(renewed, WarrantRenewed)
+    assert renewed.warrant.terms.issued_at == int(clock().timestamp())
+    assert isinstance(failed, RunFailed)
+    assert failed.code == "server-stopped"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_warrant_that_a_server_got_by_the_way_is_on_record(
+    run: Run, waiting: Scene, clock: HandClock
+) -> None:
+    """A deposit meets the custodian anew when its line broke, and gets a warrant."""
+
+    def recorded() -> bool:
+        return any(
+            isinstance(it, WarrantRenewed) for it in entries_of(waiting.directory)
+        )
+
+    async def story() -> None:
+        node = waiting.node("aggregator")
+        async with (
+            waiting.custodians.office("aggregator") as office,
+            office.line(node) as line,
+        ):
+            serving = asyncio.ensure_future(waiting.serve(node, task(), custodian=line))
+            log = waiting.directory / "logs" / "aggregator.jsonl"
+            await until(lambda: log.exists() and "listening" in log.read_text())
+            mark, first = line.mark, node.warrant.current
+            assert mark is not None
+            clock.forward(timedelta(minutes=5))
+            await line.close()
+            await line.deposit(mark)
+            assert node.warrant.current != first
+            await until(recorded)
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+
+    run(story())
 
 
 @pytest.mark.usefixtures("quick")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 from tests.support.custodians import Custodians, Office
 from tests.support.federation_in_memory import Federation
@@ -152,6 +153,28 @@ def test_a_custodian_that_was_away_is_told_of_once_and_tried_again(
 
     run(story())
     assert custodians.mark("alice") == mark(1)
+
+
+def test_a_later_head_is_deposited_with_the_newest_mark_and_once_for_many(
+    run: Run, federation: Federation, custodians: Custodians
+) -> None:
+    async def story() -> None:
+        async with at_work(custodians, federation) as scene:
+            scene.deposits.follow(b"\5" * 32)  # of no mark yet
+            await scene.deposits.settled()
+            scene.deposits.offer(mark(3))
+            await scene.deposits.settled()
+            for number in range(1, 8):
+                scene.deposits.follow(bytes([number]) * 32)
+            await scene.deposits.settled()
+            assert scene.log.events == []
+            scene.deposits._made.clear()
+            scene.deposits.follow(b"\7" * 32)
+            assert not scene.deposits._due.is_set()
+
+    run(story())
+    known = custodians.mark("alice")
+    assert known == msgspec.structs.replace(mark(3), audit_head=b"\7" * 32)
 
 
 def test_nothing_is_begun_for_a_server_that_the_custodian_does_not_know(

@@ -27,6 +27,7 @@ def header(completed: int, *, state: bytes | None = None) -> ModelHeader:
         layout=64 * "0",
         evaluate=False,
         final=False,
+        audit_head=bytes(32),
         state=state,
     )
 

@@ -381,7 +381,7 @@ class Collateral:
 
     def __init__(self, source: CollateralSource) -> None:
         self._source = source
-        self.away = True
+        self.away = False
 
     def collateral_for(self, *, tee: Tee, fmspc: str, ca: PckCa) -> SignedCollateral:
         if self.away:
@@ -399,8 +399,12 @@ def test_a_server_in_trouble_is_waited_for(
         node = nodes["aggregator"]
         collateral = Collateral(node.appraiser.collateral)
         server = replace(node, appraiser=replace(node.appraiser, collateral=collateral))
+        serving = asyncio.ensure_future(scene.serve(server, task()))
+        # A server needs some for its own evidence when it begins.
+        await until(lambda: "listening" in log_of(scene, "aggregator"))
+        collateral.away = True
         rest = asyncio.gather(
-            scene.serve(server, task()),
+            serving,
             *(scene.work(nodes[name], task(), sources()[name]) for name in WORKERS),
         )
         await until(

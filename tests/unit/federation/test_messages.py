@@ -29,12 +29,30 @@ REPORT = EvaluationReport(examples=3, sums={"accuracy": 2.0, "loss": 0.5})
 HEADERS: list[Header] = [
     REPORT,
     ModelRequest(layout=DIGEST),
-    ModelHeader(round=1, layout=DIGEST, evaluate=True, final=False),
-    UpdateHeader(round=2, layout=DIGEST, examples=16, loss_sum=1.5),
-    UpdateHeader(round=2, layout=DIGEST, examples=16, loss_sum=1.5, evaluation=REPORT),
-    FinalReport(evaluation=REPORT),
+    ModelHeader(
+        round=1, layout=DIGEST, evaluate=True, final=False, audit_head=bytes(32)
+    ),
+    UpdateHeader(
+        round=2, layout=DIGEST, examples=16, loss_sum=1.5, countersignature=b"signed"
+    ),
+    UpdateHeader(
+        round=2,
+        layout=DIGEST,
+        examples=16,
+        loss_sum=1.5,
+        countersignature=b"signed",
+        evaluation=REPORT,
+    ),
+    FinalReport(evaluation=REPORT, countersignature=b"signed"),
     Finished(),
-    ModelHeader(round=1, layout=DIGEST, evaluate=False, final=True, state=bytes(32)),
+    ModelHeader(
+        round=1,
+        layout=DIGEST,
+        evaluate=False,
+        final=True,
+        audit_head=bytes(32),
+        state=bytes(32),
+    ),
 ]
 KINDS = sorted({type(header) for header in HEADERS}, key=lambda kind: kind.__name__)
 
@@ -94,6 +112,12 @@ def test_a_missing_field_is_refused(header: Header) -> None:
         (HEADERS[2], {"state": bytes(31)}),
         (HEADERS[2], {"state": bytes(33)}),
         (HEADERS[2], {"state": DIGEST}),
+        (HEADERS[2], {"audit_head": bytes(31)}),
+        (HEADERS[2], {"audit_head": bytes(33)}),
+        (HEADERS[2], {"audit_head": None}),
+        (HEADERS[3], {"countersignature": bytes(81)}),
+        (HEADERS[3], {"countersignature": None}),
+        (HEADERS[5], {"countersignature": bytes(81)}),
         (HEADERS[3], {"examples": 0}),
         (HEADERS[3], {"examples": 2**40 + 1}),
         (HEADERS[3], {"examples": 1.5}),
@@ -116,7 +140,9 @@ def test_an_oversized_header_is_refused_before_it_is_parsed() -> None:
 
 
 def test_numbers_that_are_none_pass_here_to_be_refused_by_name_later() -> None:
-    header = UpdateHeader(round=1, layout=DIGEST, examples=1, loss_sum=math.nan)
+    header = UpdateHeader(
+        round=1, layout=DIGEST, examples=1, loss_sum=math.nan, countersignature=b""
+    )
     assert math.isnan(decode_header(encode_header(header), UpdateHeader).loss_sum)
 
 

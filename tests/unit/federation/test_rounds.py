@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.run_audit import participant
 
 from cloister.errors import ProtocolError
 from cloister.federation.layout import Layout, ModelBuffer, layout_of
@@ -38,6 +39,7 @@ def header(
         layout=layout,
         examples=examples,
         loss_sum=loss_sum,
+        countersignature=b"signed",
         evaluation=evaluation,
     )
 
@@ -64,7 +66,7 @@ def refusal(
     """Returns why an update is refused; the round must be as it was before."""
     missing = current.missing
     with pytest.raises(ProtocolError) as caught:
-        current.count(party, head, body or update())
+        current.count(participant(party), head, body or update())
     assert current.missing == missing
     assert repr(party) in caught.value.what
     return caught.value
@@ -80,7 +82,9 @@ def test_the_result_does_not_depend_on_the_order_of_arrival(
         for party in arrival:
             number = PARTIES.index(party)
             loss = float(np.random.default_rng([seed, number]).normal())
-            current.count(party, header(loss_sum=loss), update(seed + number))
+            current.count(
+                participant(party), header(loss_sum=loss), update(seed + number)
+            )
         done = current.aggregate()
         results.append(
             (done.gradient.tobytes(), done.statistics.tobytes(), done.loss.hex())
@@ -92,7 +96,7 @@ def test_the_aggregate_is_the_mean() -> None:
     current = new_round()
     bodies = [update(seed) for seed in range(len(PARTIES))]
     for party, body in zip(PARTIES, bodies, strict=True):
-        current.count(party, header(loss_sum=32.0), body)
+        current.count(participant(party), header(loss_sum=32.0), body)
     done = current.aggregate()
     np.testing.assert_allclose(
         done.gradient, np.mean([b.parameters for b in bodies], axis=0), rtol=1e-6
@@ -107,25 +111,33 @@ def test_the_aggregate_is_the_mean() -> None:
 def test_a_round_that_is_not_whole_yields_nothing() -> None:
     current = new_round()
     for party in PARTIES[:-1]:
-        current.count(party, header(), update())
+        current.count(participant(party), header(), update())
         with pytest.raises(RuntimeError):
             current.aggregate()
     assert current.missing == ("dave",)
 
 
+def test_participants_are_kept_in_the_plans_order_as_they_were_counted() -> None:
+    current = new_round()
+    for party in ("dave", "alice"):
+        current.count(participant(party), header(), update())
+    refusal(current, "alice", header())
+    assert current.participants == (participant("alice"), participant("dave"))
+
+
 def test_missing_parties_are_named_in_the_plans_order() -> None:
     current = new_round()
     for party in ("carol", "alice"):
-        current.count(party, header(), update())
+        current.count(participant(party), header(), update())
     assert current.missing == ("bob", "dave")
 
 
 def test_a_repeated_update_is_refused() -> None:
     current = new_round()
-    current.count("alice", header(), update(1))
+    current.count(participant("alice"), header(), update(1))
     assert refusal(current, "alice", header(), update(2)).code == "update-repeated"
     for party in PARTIES[1:]:
-        current.count(party, header(), update(1))
+        current.count(participant(party), header(), update(1))
     # The first one counted, once.
     np.testing.assert_array_equal(
         current.aggregate().gradient, _mean_of_four(update(1).parameters)
@@ -189,10 +201,14 @@ def test_an_evaluation_that_is_no_number_is_refused(value: float) -> None:
 def test_only_metrics_that_every_party_reports_are_published() -> None:
     current = new_round(evaluate=True)
     first = report(accuracy=1, of_the_first=7)
-    current.count("alice", header(evaluation=first), update())
-    current.count("bob", header(evaluation=report(accuracy=1, precision=1)), update())
+    current.count(participant("alice"), header(evaluation=first), update())
+    current.count(
+        participant("bob"), header(evaluation=report(accuracy=1, precision=1)), update()
+    )
     for party in PARTIES[2:]:
-        current.count(party, header(evaluation=report(accuracy=1)), update())
+        current.count(
+            participant(party), header(evaluation=report(accuracy=1)), update()
+        )
     done = current.aggregate()
     assert done.metrics == {"accuracy": 0.1}
     assert done.metrics_left_out == 2

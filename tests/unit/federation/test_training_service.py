@@ -22,6 +22,7 @@ from tests.support.running import Run
 from tests.support.training_calls import (
     begin_round,
     contribute,
+    final_report,
     finish,
     model_of,
     receive,
@@ -31,11 +32,12 @@ from tests.support.training_calls import (
     update_for,
 )
 
+from cloister.errors import ProtocolError
 from cloister.federation import training_service
+from cloister.federation.countersigning import countersign_head
 from cloister.federation.messages import (
     MAX_HEADER_BYTES,
     RECEIVE,
-    FinalReport,
     Finished,
     ModelHeader,
     ModelRequest,
@@ -45,6 +47,7 @@ from cloister.federation.messages import (
 )
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
 from cloister.ratls.enrolling import enrol
+from cloister.ratls.epochs import key_digest
 from cloister.ratls.node import Node
 from cloister.ratls.refusal_log import TOLD_PER_MINUTE
 
@@ -78,8 +81,8 @@ def test_a_round_over_the_wire(
     async def story() -> None:
         async with first_round(server, alice, bob, tmp_path) as (port, *channels):
             calls = [contribute(channel) for channel in channels]
-            for call in calls:
-                await send(call, update_for(port))
+            for call, node in zip(calls, (alice, bob), strict=True):
+                await send(call, update_for(port, node))
                 await call.done_writing()
             answers = [[message async for message in call] for call in calls]
             assert answers[0] == answers[1]
@@ -126,15 +129,15 @@ def test_an_update_that_cannot_count_is_refused_by_name_and_leaves_the_round(
         async with first_round(*nodes, tmp_path) as (port, channel, other):
             before = port.coordinator.model.data.tobytes()
             call = contribute(channel)
-            await send(call, change(update_for(port)))
+            await send(call, change(update_for(port, nodes[1])))
             assert await refused(call) == code
             assert port.refusals() == [code]
             assert port.coordinator._current().missing == ("alice", "bob")
             assert port.coordinator.model.data.tobytes() == before
             # The same party may try again, rightly.
             calls = [contribute(it) for it in (channel, other)]
-            for call in calls:
-                await send(call, update_for(port))
+            for call, node in zip(calls, nodes[1:], strict=True):
+                await send(call, update_for(port, node))
                 await call.done_writing()
             assert await model_of(calls[0]) == await model_of(calls[1])
 
@@ -148,7 +151,7 @@ def test_a_refusal_in_the_middle_of_a_large_update_still_says_why(
 
     async def story() -> None:
         async with first_round(*nodes, tmp_path, features=300_000) as (port, line, _):
-            header, *chunks = update_for(port)
+            header, *chunks = update_for(port, nodes[1])
             assert len(chunks) == 3
             for messages in (
                 [changed(header, examples=17), *chunks],
@@ -174,7 +177,7 @@ def test_a_refused_caller_that_does_not_stop_is_cut_off(
     async def story() -> None:
         async with first_round(*nodes, tmp_path) as (port, channel, _):
             call = contribute(channel)
-            await send(call, [changed(update_for(port)[0], examples=17)])
+            await send(call, [changed(update_for(port, nodes[1])[0], examples=17)])
             # The stream stays open, and nothing comes.
             assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
             flood = contribute(channel)
@@ -214,7 +217,8 @@ def test_a_message_above_the_limit_is_stopped_by_the_transport(
                 await begin_round(port, channel, other)
                 call = contribute(channel)
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    await send(call, [update_for(port)[0], bytes(MAX_CHUNK_BYTES + 1)])
+                    header = update_for(port, alice)[0]
+                    await send(call, [header, bytes(MAX_CHUNK_BYTES + 1)])
                 assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert port.coordinator._current().missing == ("alice", "bob")
 
@@ -277,11 +281,11 @@ def test_a_call_that_breaks_off_leaves_the_round_as_it_is(
     async def story() -> None:
         async with first_round(*nodes, tmp_path) as (port, channel, other):
             broken = contribute(channel)
-            await send(broken, update_for(port)[:1])
+            await send(broken, update_for(port, nodes[1])[:1])
             broken.cancel()
             calls = [contribute(it) for it in (channel, other)]
-            for call in calls:
-                await send(call, update_for(port))
+            for call, node in zip(calls, nodes[1:], strict=True):
+                await send(call, update_for(port, node))
                 await call.done_writing()
             for call in calls:
                 assert await model_of(call)
@@ -298,15 +302,15 @@ def test_the_end_of_training_over_the_wire(
         async with first_round(*nodes, tmp_path) as (port, *channels):
             rounds = port.node.plan.training.rounds
             port.coordinator._publish(rounds + 1)
-            for channel in channels:
+            for channel, node in zip(channels, nodes[1:], strict=True):
                 final = [m async for m in receive(port, channel)]
                 assert decode_header(final[0], ModelHeader).final
-                raw = await finish(channel, FinalReport(evaluation=report(2, a=1.0)))
+                raw = await finish(channel, final_report(port, node, report(2, a=1.0)))
                 assert decode_header(raw, Finished) == Finished()
             metrics = await port.coordinator.run(patience_seconds=5)
             assert metrics == {"a": 0.5}
             late = contribute(channels[0])
-            await send(late, update_for(port, round_number=rounds)[:1])
+            await send(late, update_for(port, nodes[1], round_number=rounds)[:1])
             assert await refused(late) == "no-round"
 
     run(story())
@@ -336,7 +340,7 @@ def test_a_last_report_that_is_no_number_is_refused(
         async with first_round(*nodes, tmp_path) as (port, channel, _):
             port.coordinator._publish(port.node.plan.training.rounds + 1)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await finish(channel, FinalReport(evaluation=report(2, a=value)))
+                await finish(channel, final_report(port, nodes[1], report(2, a=value)))
             assert refusal_code(caught.value) == "evaluation-not-finite"
             assert port.coordinator.metrics is None
 
@@ -348,7 +352,7 @@ def test_a_party_that_floods_the_log_is_counted_and_hides_no_other(
 ) -> None:
     async def story() -> OpenServer:
         async with first_round(*nodes, tmp_path) as (port, channel, other):
-            bad = changed(update_for(port)[0], examples=17)
+            bad = changed(update_for(port, nodes[2])[0], examples=17)
             for _ in range(TOLD_PER_MINUTE + 7):
                 call = contribute(other)
                 await send(call, [bad])
@@ -381,5 +385,123 @@ def test_a_renewal_is_no_sign_of_life_but_a_first_admission_is(
             assert port.coordinator._touched == first
             await enrol(bob, port.enrolment)
             assert port.coordinator._touched > first
+
+    run(story())
+
+
+def forged(message: bytes, signature: bytes) -> bytes:
+    return changed(message, countersignature=signature)
+
+
+@pytest.mark.parametrize("whose", ["nobody", "bob", "before"])
+def test_an_update_without_its_nodes_signature_over_the_head_does_not_count(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path, whose: str
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, _):
+            _, alice, bob = nodes
+            header, chunk = update_for(port, alice)
+            model = port.coordinator.check_header(
+                "alice", decode_header(header, UpdateHeader)
+            )
+            older = msgspec.structs.replace(model, audit_head=b"\1" * 32)
+            signature = {
+                "nobody": b"",
+                "bob": countersign_head(bob, model),
+                "before": countersign_head(alice, older),
+            }[whose]
+            call = contribute(channel)
+            await send(call, [forged(header, signature), chunk])
+            assert await refused(call) == "countersignature"
+            assert port.coordinator._current().missing == ("alice", "bob")
+            # Refused before its chunks were read.
+            assert port.coordinator.traffic.received == 0
+            assert port.audit.calls == [("alice", "countersignature")]
+
+    run(story())
+
+
+def test_a_round_is_recorded_with_the_nodes_and_their_signatures(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, *channels):
+            first = port.coordinator._published
+            assert first is not None
+            sent = []
+            calls = [contribute(channel) for channel in channels]
+            for call, node in zip(calls, nodes[1:], strict=True):
+                update = update_for(port, node)
+                sent.append(decode_header(update[0], UpdateHeader).countersignature)
+                await send(call, update)
+                await call.done_writing()
+            for call in calls:
+                assert await model_of(call)
+            [round_] = port.audit.rounds
+            assert round_.head == first.header.audit_head.hex()
+            assert [
+                (it.party, it.tls_key_sha256, it.countersignature)
+                for it in round_.participants
+            ] == [
+                (node.party, key_digest(node.identity.tls_spki).hex(), signature)
+                for node, signature in zip(nodes[1:], sent, strict=True)
+            ]
+
+    run(story())
+
+
+def test_a_last_report_without_a_signature_over_the_head_does_not_count(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, _):
+            port.coordinator._publish(port.node.plan.training.rounds + 1)
+            last = final_report(port, nodes[2], report(2, a=1.0))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await finish(channel, last)
+            assert refusal_code(caught.value) == "countersignature"
+            assert port.coordinator._finals.missing == ("alice", "bob")
+
+    run(story())
+
+
+def test_refusals_of_admitted_nodes_are_recorded_and_a_failed_run_is_none(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, other):
+            call = contribute(channel)
+            await send(call, [b"nonsense"])
+            assert await refused(call) == "header-malformed"
+            assert port.audit.calls == [("alice", "header-malformed")]
+            await port.coordinator.fail(ProtocolError("over", code="over"))
+            for each in (channel, other):
+                assert await refused(receive(port, each)) == "over"
+            assert len(port.audit.calls) == 1
+
+    run(story())
+
+
+def test_a_refusal_that_cannot_be_recorded_ends_the_run(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    """Who hears of it hears no less than before."""
+
+    async def story() -> None:
+        server, alice, bob = nodes
+        async with (
+            open_server(server, tmp_path) as port,
+            admitted_channel(port, alice) as channel,
+            admitted_channel(port, bob) as other,
+        ):
+            await begin_round(port, channel, other)
+            port.audit.full = True
+            call = contribute(channel)
+            await send(call, [b"nonsense"])
+            assert await refused(call) == "header-malformed"
+            failure = port.coordinator.failure
+            assert failure is not None
+            assert failure.code == "audit-unwritable"
+            assert await refused(receive(port, other)) == "audit-unwritable"
 
     run(story())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,14 +16,24 @@ import numpy as np
 import pytest
 from examples.softmax.task import Softmax, SoftmaxLearner
 from numpy.typing import NDArray
-from tests.support.federation_in_memory import Federation
-from tests.support.plan_tree import WORKERS
+from tests.support.federation_in_memory import Federation, quoting
+from tests.support.plan_tree import WORKERS, measurement_of
+from tests.support.run_audit import entries_of, kinds_of, links_of
 from tests.support.running import Run
 from tests.support.training_calls import until
 from tests.support.whole_run import Scene, make_scene, sources, task, whole_run
 from typing_extensions import override
 
-from cloister.errors import CloisterError, ConfigError, PlatformError, ProtocolError
+from cloister.errors import (
+    AppraisalError,
+    CloisterError,
+    ConfigError,
+    PlatformError,
+    ProtocolError,
+)
+from cloister.federation.audit_records import RunFailed
+from cloister.federation.audit_verification import verify_audit
+from cloister.federation.auditing.report import Anchors
 from cloister.federation.course import course_of
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.server import Outcome
@@ -90,6 +103,7 @@ def test_it_leaves_logs_and_one_sealed_model_and_nothing_else(
 ) -> None:
     scene, outcome = finished
     assert scene.files() == [
+        "audit.jsonl",
         "logs/aggregator.jsonl",
         "logs/alice.jsonl",
         "logs/bob.jsonl",
@@ -256,7 +270,8 @@ def test_a_task_that_fails_in_training_ends_its_worker_with_a_clear_error(
     assert error.got.startswith(type(failure).__name__)
     [line] = scene.events("bob", "failed")
     assert line["what"] == "task.py failed while training"
-    assert scene.files() == [f"logs/{party}.jsonl" for party in PARTIES]
+    logs = [f"logs/{party}.jsonl" for party in PARTIES]
+    assert scene.files() == ["audit.jsonl", *logs]
 
 
 class DivergingTask(Softmax):
@@ -289,6 +304,234 @@ def test_a_model_that_diverges_ends_the_run_on_all_sides(
     [line] = scene.events("aggregator", "failed")
     assert line["what"] == "training diverged in round 1"
     assert not scene.model_path.exists()
+    assert last_failure(scene) == "training-diverged"
+
+
+def last_failure(scene: Scene) -> str:
+    """Returns the code of the failure that the run's audit log ends with."""
+    last = entries_of(scene.directory)[-1]
+    assert isinstance(last, RunFailed)
+    return last.code
+
+
+def test_the_audit_log_of_a_run_holds_in_every_step(
+    finished: tuple[Scene, Outcome],
+) -> None:
+    scene, outcome = finished
+    links = links_of(scene.directory)
+    report = verify_audit(
+        links, anchors=Anchors(plan_hash=plan_hash(scene.custodians.plan))
+    )
+    assert report.completed == report.rounds_recorded == 12
+    assert report.seal is not None
+    assert report.seal.sha256 == outcome.sealed.sha256
+    kinds = Counter(kinds_of(scene.directory))
+    assert kinds == {
+        "RunOpened": 1,
+        "CollateralUsed": 2,
+        "ServerIntroduced": 1,
+        "NodeAdmitted": 2,
+        "RoundCompleted": 12,
+        "ModelSealed": 1,
+    }
+    [opened] = scene.events("aggregator", "audit-opened")
+    assert (opened["records"], opened["dropped_bytes"]) == (3, 0)
+    assert opened["audit_head"] == links[2].head
+    [sealed] = scene.events("aggregator", "model-sealed")
+    assert sealed["audit_head"] == links[-1].head
+    assert scene.events("aggregator", "audit-head-not-deposited") == []
+
+
+def test_a_server_that_its_own_plan_refuses_opens_no_port(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path / "run", federation)
+    other = federation.platform("aggregator", measurement=measurement_of("worker"))
+
+    async def story() -> None:
+        node = scene.node("aggregator")
+        async with (
+            scene.custodians.office("aggregator") as office,
+            office.line(node) as line,
+        ):
+            moved = quoting(node, other)
+            error = await error_of(scene.serve(moved, task(), custodian=line))
+        assert isinstance(error, AppraisalError)
+        assert error.code == "appraisal-measurement"
+
+    run(story())
+    assert scene.events("aggregator", "listening") == []
+    assert (scene.directory / "audit.jsonl").read_bytes() == b""
+    assert scene.custodians.mark("aggregator") is None
+
+
+def test_a_server_that_starts_again_goes_on_with_its_log(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path / "run", federation)
+
+    async def story() -> None:
+        serving = asyncio.ensure_future(scene.serve(scene.node("aggregator"), task()))
+        log = scene.directory / "logs" / "aggregator.jsonl"
+        await until(lambda: log.exists() and "listening" in log.read_text())
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        await whole_run(scene)
+
+    run(story())
+    assert kinds_of(scene.directory)[:5] == [
+        "RunOpened",
+        "CollateralUsed",
+        "ServerIntroduced",
+        "RunFailed",
+        "ServerIntroduced",
+    ]
+    report = verify_audit(links_of(scene.directory), anchors=Anchors())
+    assert [server.epoch for server in report.servers] == [1, 2]
+    assert report.completed == 12
+
+
+def test_a_server_whose_log_was_cut_behind_its_partys_mark_does_not_start(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path / "run", federation)
+    path = scene.directory / "audit.jsonl"
+
+    async def story() -> None:
+        serving = asyncio.ensure_future(scene.serve(scene.node("aggregator"), task()))
+        log = scene.directory / "logs" / "aggregator.jsonl"
+        await until(lambda: log.exists() and "listening" in log.read_text())
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        for lines in (0, 2):
+            kept = path.read_bytes().splitlines(keepends=True)[:lines]
+            path.write_bytes(b"".join(kept))
+            error = await error_of(scene.serve(scene.node("aggregator"), task()))
+            assert error.code == "audit-cut"
+            assert path.read_bytes() == b"".join(kept)
+
+    run(story())
+
+
+def test_what_is_recorded_while_workers_are_awaited_is_with_the_custodian(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    """Or a host could cut an admission, and start the server again."""
+    scene = make_scene(tmp_path / "run", federation)
+    path = scene.directory / "audit.jsonl"
+
+    def known_head() -> str:
+        known = scene.custodians.mark("aggregator")
+        return "" if known is None or not known.audit_head else known.audit_head.hex()
+
+    async def story() -> None:
+        async with (
+            scene.custodians.office("aggregator") as office,
+            office.line(node := scene.node("aggregator")) as line,
+        ):
+            serving = asyncio.ensure_future(scene.serve(node, task(), custodian=line))
+            working = asyncio.ensure_future(
+                error_of(scene.work(scene.node("alice"), task(), sources()["alice"]))
+            )
+            log = scene.directory / "logs" / "aggregator.jsonl"
+            await until(lambda: log.exists() and "peer-admitted" in log.read_text())
+            admitted = links_of(scene.directory)[-1].head
+            await until(
+                lambda: (
+                    line.mark is not None
+                    and line.mark.audit_head == bytes.fromhex(admitted)
+                )
+            )
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+            await working
+        assert known_head() == admitted
+        kept = [
+            it
+            for it, kind in zip(
+                path.read_bytes().splitlines(keepends=True),
+                kinds_of(scene.directory),
+                strict=True,
+            )
+            if kind not in {"NodeAdmitted", "RunFailed"}
+        ]
+        path.write_bytes(b"".join(kept))
+        error = await error_of(scene.serve(scene.node("aggregator"), task()))
+        assert error.code == "audit-cut"
+
+    run(story())
+
+
+class Interrupted(Softmax):
+    """Has its server stopped while the model is sealed."""
+
+    stop: Callable[[], None]
+
+    @override
+    def export(self, model: ModelBuffer) -> dict[str, NDArray[np.generic]]:
+        self.stop()
+        return super().export(model)
+
+
+def test_a_server_that_is_stopped_while_it_seals_says_that_it_sealed(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    """The thread that seals goes on; a model beside a log without it is nobody's."""
+    scene = make_scene(tmp_path / "run", federation)
+    stopped = Interrupted(task().features, task().classes)
+
+    async def story() -> None:
+        loop, nodes = asyncio.get_running_loop(), scene.nodes()
+        serving = asyncio.ensure_future(scene.serve(nodes["aggregator"], stopped))
+
+        def stop() -> None:
+            done = threading.Event()
+
+            def cancel() -> None:
+                serving.cancel()
+                # When the server has seen it.
+                loop.call_soon(loop.call_soon, done.set)
+
+            loop.call_soon_threadsafe(cancel)
+            done.wait()
+
+        stopped.stop = stop
+        await asyncio.gather(
+            *(scene.work(nodes[it], task(), sources()[it]) for it in WORKERS)
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+
+    run(story())
+    assert scene.model_path.exists()
+    kinds = kinds_of(scene.directory)
+    assert kinds[-1] == "ModelSealed"
+    assert "RunFailed" not in kinds
+    assert len(scene.events("aggregator", "model-sealed")) == 1
+    report = verify_audit(links_of(scene.directory), anchors=Anchors())
+    assert report.seal is not None
+    digest = hashlib.sha256(scene.model_path.read_bytes()).hexdigest()
+    assert report.seal.sha256 == digest
+
+
+class Unexportable(Softmax):
+    @override
+    def export(self, model: ModelBuffer) -> dict[str, NDArray[np.generic]]:
+        raise ValueError("no such layer")
+
+
+def test_a_model_that_cannot_be_sealed_is_a_failure_on_record(
+    run: Run, federation: Federation, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path / "run", federation)
+    tasks = {"aggregator": Unexportable(task().features, task().classes)}
+    [error] = failures_of(run, whole_run(scene, tasks=tasks), ConfigError)
+    assert error.code == "task-failed"
+    assert last_failure(scene) == "task-failed"
+    assert kinds_of(scene.directory).count("ModelSealed") == 0
 
 
 def test_a_worker_that_never_comes_is_named_and_the_others_are_told(
@@ -309,7 +552,8 @@ def test_a_worker_that_never_comes_is_named_and_the_others_are_told(
             assert "alice" not in error.expected
 
     run(story())
-    assert scene.files() == ["logs/aggregator.jsonl", "logs/alice.jsonl"]
+    assert scene.files() == ["audit.jsonl", "logs/aggregator.jsonl", "logs/alice.jsonl"]
+    assert last_failure(scene) == "worker-missing"
 
 
 async def error_of(node: Awaitable[object]) -> CloisterError:
@@ -338,6 +582,7 @@ def test_a_server_that_is_stopped_tells_its_workers(
 
     run(story())
     assert not scene.model_path.exists()
+    assert last_failure(scene) == "server-stopped"
 
 
 def test_a_port_in_use_ends_the_server_and_frees_the_other_one(

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import grpc
 import pytest
+from tests.support.audit import RecordedDoor
 from tests.support.federation_in_memory import START, Federation
 from tests.support.recorded_log import RecordedLog
 from tests.support.running import Run
@@ -28,6 +29,7 @@ from cloister.errors import (
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import (
     FINISH,
+    FinalReport,
     Finished,
     ModelHeader,
     UpdateHeader,
@@ -37,6 +39,7 @@ from cloister.federation.messages import (
 from cloister.plan.plan import PlanHash
 from cloister.ratls.admission import new_authority
 from cloister.ratls.admission_table import AdmissionTable
+from cloister.ratls.audit_key import verify_countersignature
 from cloister.ratls.certificate import make_certificate
 from cloister.ratls.channels import (
     MAX_CHUNK_BYTES,
@@ -54,6 +57,7 @@ from cloister.ratls.refusals import encode_status
 
 LIFE = timedelta(days=1)
 LAYOUT = task().layout()
+OLD_HEAD = b"\x40" * 32
 _StreamStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 Answer: TypeAlias = Callable[[int], list[bytes]]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -65,10 +69,16 @@ def model(
     layout: str = LAYOUT.digest(),
     final: bool = False,
     state: bytes | None = 32 * b"\1",
+    audit_head: bytes | None = None,
 ) -> list[bytes]:
     """Returns a good model of a round, as messages."""
     header = ModelHeader(
-        round=number, layout=layout, evaluate=False, final=final, state=state
+        round=number,
+        layout=layout,
+        evaluate=False,
+        final=final,
+        audit_head=audit_head or bytes([number % 256]) * 32,
+        state=state,
     )
     return [encode_header(header), ModelBuffer(LAYOUT).data.tobytes()]
 
@@ -86,6 +96,7 @@ class OddTraining(grpc.GenericRpcHandler):
         self._lapses = lapses
         self._calls = 0
         self.headers: list[UpdateHeader] = []
+        self.reports: list[FinalReport] = []
         self.updates: list[bytes] = []
 
     @override
@@ -113,7 +124,8 @@ class OddTraining(grpc.GenericRpcHandler):
         error = VerificationError("out", code=code)
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, encode_status(error))
 
-    async def _finish(self, _: bytes, __: Context) -> bytes:
+    async def _finish(self, request: bytes, _: Context) -> bytes:
+        self.reports.append(decode_header(request, FinalReport))
         return self._answer(-1)[0]
 
 
@@ -132,6 +144,7 @@ async def odd_server(
         node,
         authority=authority,
         table=AdmissionTable(node.clock),
+        audit=RecordedDoor(),
         log=RecordedLog().logger(),
         on_admitted=lambda _: None,
         limits=limits,
@@ -405,11 +418,16 @@ class Replaced(OddTraining):
 
 
 async def meet_another_server(
-    federation: Federation, scene: Scene, *, epoch: int, first_round: int
+    federation: Federation,
+    scene: Scene,
+    *,
+    epoch: int,
+    first_round: int,
+    alice: Node | None = None,
 ) -> OddTraining:
     """Has alice train in round 5 for a server that another one takes the place of."""
     state = bytes(32)
-    old = Replaced(lambda _: model(5, state=state))
+    old = Replaced(lambda _: model(5, state=state, audit_head=OLD_HEAD))
     new = OddTraining(
         lambda call: (
             [encode_header(Finished())]
@@ -420,7 +438,7 @@ async def meet_another_server(
     first = federation.node("aggregator", epoch=2)
     second = federation.node("aggregator", epoch=epoch)
     async with odd_server(first, scene, old) as (training, enrolment):
-        working = asyncio.ensure_future(work(scene, federation.node("alice")))
+        working = asyncio.ensure_future(work(scene, alice or federation.node("alice")))
         await old.asked.wait()
         await until(lambda: scene.custodians.mark("alice") is not None)
         await enrolment.stop(0)
@@ -469,3 +487,82 @@ def test_a_server_that_is_older_or_behind_is_not_trained_for(
     assert mark is not None
     assert (mark.round, mark.server_epoch) == (4, 2)
     assert scene.events("alice", "round") == []
+
+
+def assert_signed(node: Node, header: UpdateHeader, *, head: bytes) -> None:
+    verify_countersignature(
+        node.identity.tls_spki,
+        header.countersignature,
+        run_id=node.plan.run_id,
+        plan_hash=node.plan_hash,
+        round_number=header.round,
+        head=head,
+    )
+
+
+def test_an_update_that_is_sent_to_another_server_is_signed_for_its_log(
+    run: Run, federation: Federation, alice: Node, scene: Scene
+) -> None:
+    new = run(
+        meet_another_server(federation, scene, epoch=3, first_round=5, alice=alice)
+    )
+    [header] = new.headers
+    assert_signed(alice, header, head=b"\5" * 32)
+
+
+def test_each_update_is_signed_over_the_head_that_came_with_its_model(
+    run: Run, nodes: tuple[Node, Node], scene: Scene
+) -> None:
+    def answer(call: int) -> list[bytes]:
+        if call < 0:
+            return [encode_header(Finished())]
+        return model(call, final=call == 3)
+
+    async def story() -> OddTraining:
+        server, alice = nodes
+        odd = OddTraining(answer)
+        async with odd_server(server, scene, odd):
+            await work(scene, alice)
+        return odd
+
+    odd = run(story())
+    for header in odd.headers:
+        assert_signed(nodes[1], header, head=bytes([header.round]) * 32)
+    [last] = odd.reports
+    verify_countersignature(
+        nodes[1].identity.tls_spki,
+        last.countersignature,
+        run_id=nodes[1].plan.run_id,
+        plan_hash=nodes[1].plan_hash,
+        round_number=3,
+        head=b"\3" * 32,
+    )
+    mark = scene.custodians.mark("alice")
+    assert mark is not None
+    assert (mark.round, mark.audit_head) == (2, b"\3" * 32)
+
+
+def test_a_second_head_for_a_round_of_one_server_is_refused(
+    run: Run, nodes: tuple[Node, Node], scene: Scene
+) -> None:
+    """Whoever signs two heads of a round helps a server to keep two logs."""
+
+    async def story() -> OddTraining:
+        server, alice = nodes
+        odd = OddTraining(
+            lambda call: model(1, audit_head=bytes([call]) * 32),
+            lapses={2: "admission-lapsed"},
+        )
+        async with odd_server(server, scene, odd):
+            with pytest.raises(VerificationError) as caught:
+                await work(scene, alice)
+        assert caught.value.code == "audit-forked"
+        assert caught.value.expected == (b"\1" * 32).hex()
+        assert caught.value.got == (b"\3" * 32).hex()
+        return odd
+
+    odd = run(story())
+    assert len(odd.headers) == 1  # and none for the second
+    mark = scene.custodians.mark("alice")
+    assert mark is not None
+    assert mark.audit_head == b"\1" * 32

@@ -11,9 +11,11 @@ from tests.support.plan_tree import (
     Path,
     Tree,
     Value,
+    add_recipient,
     add_worker,
     at,
     by_identity,
+    hold_shares,
     leaves,
     plan_tree,
     put,
@@ -28,11 +30,15 @@ from cloister.plan.plan import Plan, Predecessor, parse_plan, plan_hash
 
 STATE = bytes(range(32))
 RECIPIENT = "age1" + 58 * "q"
+THEIRS = "age1" + 58 * "p"
 
 
 def base_tree() -> Tree:
-    """Returns a plan with a worker of either kind and every section."""
+    """Returns a plan with every role, a worker of either kind and every section."""
     tree = by_identity(add_worker(plan_tree(), "carol"), "carol")
+    add_recipient(tree, "rita", recipient=THEIRS)
+    hold_shares(tree, "aggregator", "alice")
+    put(tree, ("party", 1, "data_key"), "sha256:" + 64 * "c")
     return {**tree, "admission": {"life_seconds": 3600, "rounds": 500}}
 
 
@@ -79,6 +85,8 @@ def test_a_plan_that_changes_nothing_but_its_predecessor_is_an_amendment() -> No
         (("policy", "worker", "sgx", 0, "mr_enclave"), 64 * "e"),
         (("policy", "worker", "tdx", 0, "rtmr2"), 96 * "e"),
         (("policy", "worker", "tdx"), []),
+        (("policy", "recipient", "sgx", 0, "mr_enclave"), 64 * "e"),
+        (("party", 4, "platforms"), [32 * "1"]),
         (("policy", "server", "platforms"), "any"),
         (("party", 0, "platforms"), [32 * "1"]),
         (("party", 2, "platforms"), [32 * "1", 32 * "2"]),
@@ -150,6 +158,9 @@ def test_all_that_may_change_may_change_at_once() -> None:
         (("party", 1, "data"), "sha256:" + 64 * "9", "amendment-party"),
         (("party", 1, "admit"), "identity", "amendment-party"),
         (("party", 3, "admit"), "attested", "amendment-party"),
+        (("party", 1, "data_key"), "sha256:" + 64 * "9", "amendment-party"),
+        (("party", 1, "state_share"), "sha256:" + 64 * "9", "amendment-party"),
+        (("party", 4, "recipient"), RECIPIENT, "amendment-party"),
         (("model", "recipients"), [RECIPIENT], "amendment-model"),
     ],
 )
@@ -191,11 +202,11 @@ def test_nobody_joins_leaves_or_changes_places() -> None:
         assert refusal(tree).code == "amendment-party"
 
 
-@pytest.mark.parametrize("role", ["server", "worker"])
+@pytest.mark.parametrize("role", ["server", "worker", "recipient"])
 def test_a_run_never_goes_on_under_another_root(role: str) -> None:
-    tree = plan_tree(root="hardware")
-    before = parse_plan(toml_of(tree))
-    after: Tree = {**plan_tree(), "predecessor": predecessor_table(before)}
+    before = parse_plan(toml_of(add_recipient(plan_tree(root="hardware"), "rita")))
+    after = add_recipient(plan_tree(), "rita")
+    after["predecessor"] = predecessor_table(before)
     error = refusal(after, before=before)
     assert error.code == "amendment-policy"
     assert f"policy.{role}.root" in error.what

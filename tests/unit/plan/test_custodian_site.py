@@ -13,7 +13,7 @@ from cloister.plan.custodian_site import read_custodian_site
 
 Write = Callable[[Tree], Path]
 
-REQUIRED = ["party", "address", "key", "database", "logs", "collateral"]
+REQUIRED = ["party", "address", "key", "database", "keyring", "logs", "collateral"]
 
 
 def custodian_tree() -> Tree:
@@ -25,6 +25,7 @@ def custodian_tree() -> Tree:
         "logs": "logs",
         "warrant_hours": 2.5,
         "policy": "policy.toml",
+        "keyring": {"file": "keyring.age", "identity": "/media/token/identity.txt"},
         "collateral": {
             "directory": "../../collateral",
             "trust_root": "../../trust-root.der",
@@ -60,6 +61,23 @@ def test_a_whole_file_reads_as_written(write: Write) -> None:
     )
     assert site.warrant_hours == 2.5
     assert site.collateral.trust_root == "../../trust-root.der"
+    assert (site.keyring.file, site.keyring.identity, site.keyring.passphrase_file) == (
+        "keyring.age",
+        "/media/token/identity.txt",
+        None,
+    )
+
+
+def test_a_keyring_is_opened_in_one_way_or_by_a_person(write: Write) -> None:
+    place = "/run/secrets/keyring"
+    tree = put(custodian_tree(), ("keyring", "passphrase_file"), place)
+    error = refusal(write(tree))
+    assert error.code == "keyring-lock"
+    by_file = read_custodian_site(write(take(tree, ("keyring", "identity"))))
+    assert by_file.keyring.passphrase_file == place
+    person = read_custodian_site(write(take(custodian_tree(), ("keyring", "identity"))))
+    assert (person.keyring.identity, person.keyring.passphrase_file) == (None, None)
+    assert "`file`" in refusal(write(take(custodian_tree(), ("keyring", "file")))).what
 
 
 def test_a_warrant_lasts_a_day_and_no_policy_is_added_unless_said(write: Write) -> None:
@@ -75,7 +93,7 @@ def test_everything_else_is_required(write: Write, key: str) -> None:
     assert f"`{key}`" in error.what
 
 
-@pytest.mark.parametrize("place", [(), ("collateral",)])
+@pytest.mark.parametrize("place", [(), ("collateral",), ("keyring",)])
 def test_an_unknown_key_is_named_with_its_file(write: Write, place: Place) -> None:
     path = write(put(custodian_tree(), (*place, "surplus"), 1))
     error = refusal(path)

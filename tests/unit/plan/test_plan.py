@@ -14,9 +14,11 @@ from tests.support.plan_tree import (
     Path,
     Tree,
     Value,
+    add_recipient,
     add_worker,
     at,
     by_identity,
+    hold_shares,
     leaves,
     plan_tree,
     put,
@@ -34,9 +36,12 @@ OPTIONS: Path = ("task", "options")
 
 
 def whole_tree(*, root: str = ROOT) -> Tree:
-    """Returns a plan with every section, and a worker of either kind."""
+    """Returns a plan with every section, every role and a worker of either kind."""
     tree = by_identity(add_worker(plan_tree(root=root), "carol"), "carol")
+    add_recipient(tree, "rita")
+    hold_shares(tree, "aggregator", "alice")
     put(tree, ("party", 1, "platforms"), [32 * "1", 32 * "2"])
+    put(tree, ("party", 1, "data_key"), "sha256:" + 64 * "c")
     return {
         **tree,
         "admission": {
@@ -103,7 +108,11 @@ def test_a_whole_plan_reads_as_written() -> None:
     assert plan.run_id == "blobs/a"
     assert plan.server.name == "aggregator"
     assert [worker.name for worker in plan.workers] == ["alice", "bob", "carol"]
-    assert [party.admit for party in plan.party] == [*["attested"] * 3, "identity"]
+    assert [party.admit for party in plan.party] == [
+        *["attested"] * 3,
+        "identity",
+        "attested",
+    ]
     assert plan.rounds.tolerated_colluders == 0
     assert plan.admission.life_seconds == 3600
     assert plan.admission.custodian_silence_seconds == 600
@@ -112,6 +121,7 @@ def test_a_whole_plan_reads_as_written() -> None:
     assert plan.simulated
     assert plan.policy_for("server") is plan.policy.server
     assert plan.policy_for("worker") is plan.policy.worker
+    assert plan.policy_for("recipient") is plan.policy.recipient
 
 
 def test_a_party_is_found_by_its_name_or_refused_with_all_names() -> None:
@@ -119,7 +129,7 @@ def test_a_party_is_found_by_its_name_or_refused_with_all_names() -> None:
     assert plan.find_party("bob").name == "bob"
     with pytest.raises(ConfigError, match="'mallory'") as caught:
         plan.find_party("mallory")
-    assert caught.value.expected == "one of aggregator, alice, bob, carol"
+    assert caught.value.expected == "one of aggregator, alice, bob, carol, rita"
 
 
 @pytest.mark.parametrize("place", [p for p in tables(whole_tree()) if p != OPTIONS])
@@ -238,7 +248,8 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
         (("predecessor", "round"), -1),
         (("party", 1, "data"), "sha256:" + 63 * "a"),
         (("party", 1, "data"), "md5:" + 64 * "a"),
-        (("model", "recipients"), []),
+        (("party", 1, "data_key"), 64 * "a"),
+        (("party", 1, "state_share"), "sha256:" + 63 * "a"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused(path: Path, value: Value) -> None:
@@ -278,8 +289,6 @@ def test_no_text_may_end_in_a_line_break(path: Path) -> None:
         ("predecessor", "state"),
         ("predecessor", "round"),
         ("policy", "server", "tdx", 0, "rtmr2"),
-        ("model",),
-        ("model", "recipients"),
     ],
 )
 def test_a_missing_key_is_named(path: Path) -> None:
@@ -348,9 +357,11 @@ def test_rounds_may_be_left_out_where_all_are_attested(default: Value) -> None:
 
 def test_the_canonical_form_names_every_key_and_its_version() -> None:
     plan = parse_plan(toml_of(plan_tree()))
-    form = ["cloister/plan/2", msgspec.to_builtins(plan)]
+    form = ["cloister/plan/3", msgspec.to_builtins(plan)]
     assert form[1]["predecessor"] is None
-    assert [party["platforms"] for party in form[1]["party"]] == [None] * 3
+    for key in ("platforms", "data_key", "state_share", "recipient"):
+        assert [party[key] for party in form[1]["party"]] == [None] * 3
+    assert form[1]["policy"]["recipient"] is None
     assert form[1]["rounds"]["tolerated_colluders"] is None
     assert form[1]["admission"] == {
         "life_seconds": 43_200,
@@ -432,8 +443,9 @@ def test_a_plan_with_two_servers_is_refused() -> None:
 
 def test_a_plan_without_workers_is_refused() -> None:
     tree = whole_tree()
-    del parties_of(tree)[1:]
-    assert refusal(tree).code == "parties-invalid"
+    del parties_of(tree)[1:-1]
+    error = refusal(tree)
+    assert (error.code, error.got) == ("parties-invalid", "1 servers and 0 workers")
 
 
 @pytest.mark.parametrize("what", ["name", "key", "data"])
@@ -471,15 +483,16 @@ def test_a_malformed_recipient_is_refused(recipient: str) -> None:
     assert error.code == "recipient-invalid"
 
 
+@pytest.mark.parametrize("role", ["worker", "recipient"])
 @pytest.mark.parametrize("other", ["hardware", "simulated:sha256:" + 64 * "b"])
-def test_a_plan_cannot_mix_trust_roots(other: str) -> None:
-    tree = put(whole_tree(), ("policy", "worker", "root"), other)
-    error = refusal(put(tree, ("policy", "worker", "platforms"), "any"))
+def test_a_plan_cannot_mix_trust_roots(other: str, role: str) -> None:
+    tree = put(whole_tree(), ("policy", role, "root"), other)
+    error = refusal(put(tree, ("policy", role, "platforms"), "any"))
     assert error.code == "roots-mixed"
     assert other in error.got
 
 
-@pytest.mark.parametrize("role", ["server", "worker"])
+@pytest.mark.parametrize("role", ["server", "worker", "recipient"])
 def test_a_plan_cannot_accept_legacy_certificates(role: str) -> None:
     tree = put(whole_tree(), ("policy", role, "legacy_certificates"), "accepted")
     error = refusal(tree)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.plan_tree import by_identity, plan_tree, toml_of
+from tests.support.plan_tree import add_recipient, by_identity, plan_tree, toml_of
 from tests.unit.attestation.example_policies import (
     FULL,
     OPEN,
@@ -15,6 +15,7 @@ from tests.unit.attestation.example_policies import (
 
 from cloister.attestation.policy import Policy
 from cloister.errors import ConfigError
+from cloister.plan.plan import parse_plan
 from cloister.plan.policy_file import format_policy, read_policy, read_policy_file
 
 
@@ -83,6 +84,14 @@ def test_a_file_that_is_no_policy_is_refused(
 
 def test_a_missing_file_is_refused_and_never_guessed(tmp_path: Path) -> None:
     assert code_of(tmp_path / "policy.toml") == "file-unreadable"
+
+
+def test_the_recipients_policy_of_a_plan_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_bytes(toml_of(add_recipient(plan_tree(), "rita")))
+    policies = read_policy_file(path, root="hardware").policies
+    assert list(policies) == ["server", "worker", "recipient"]
+    assert policies["recipient"] == parse_plan(path.read_bytes()).policy.recipient
 
 
 def test_a_plan_without_attested_workers_holds_the_servers_policy(

@@ -42,6 +42,7 @@ def test_a_whole_site_reads_as_written(write: Write) -> None:
     site = read_site(write(site_tree()))
     assert site.party == "alice"
     assert site.patience_seconds == 2.5
+    assert site.addresses is not None
     assert parse_address(site.addresses.training) == Address("[2001:db8::1]", 7002)
 
 
@@ -66,11 +67,12 @@ def test_collateral_from_a_service_needs_its_address_and_a_cache(write: Write) -
         assert caught.value.code == "collateral-source"
 
 
-def test_patience_and_data_may_be_left_out(write: Write) -> None:
+def test_patience_data_and_ports_may_be_left_out(write: Write) -> None:
     tree = take(take(site_tree(), ("patience_seconds",)), ("paths", "data"))
-    site = read_site(write(tree))
+    site = read_site(write(take(tree, ("addresses",))))
     assert site.patience_seconds == 120
     assert site.paths.data is None
+    assert site.addresses is None
 
 
 @pytest.mark.parametrize("place", [path[:-1] for path, _ in leaves(site_tree())])
@@ -179,3 +181,26 @@ def code_of(path: Path) -> str:
     with pytest.raises(ConfigError) as caught:
         read_site(path)
     return caught.value.code
+
+
+def test_a_site_says_where_custodians_with_shares_listen(write: Write) -> None:
+    shares: Tree = {"aggregator": "custodian.example:7003", "bob": "[::1]:7004"}
+    assert read_site(write(site_tree())).shares == {}
+    assert read_site(write(put(site_tree(), ("shares",), shares))).shares == shares
+
+
+@pytest.mark.parametrize(
+    ("shares", "code"),
+    [
+        ({"bob": "custodian.example"}, "address-invalid"),
+        ({"bob": "custodian.example:0"}, "address-invalid"),
+        ({"bob": 7003}, "value-invalid"),
+        ({"Not A Name": "custodian.example:7003"}, "value-invalid"),
+    ],
+)
+def test_an_address_of_a_share_that_is_none_is_refused(
+    write: Write, shares: Tree, code: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_site(write(put(site_tree(), ("shares",), shares)))
+    assert caught.value.code == code

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from tests.support.published_collateral import (
 from tests.support.refusals import code_of
 
 from cloister.errors import ConfigError, StorageError
-from cloister.ratls.appraiser import Appraiser
+from cloister.ratls.appraiser import Appraiser, judge_with
 from cloister.ratls.clock import FlooredClock
 
 BOUND = bytes(range(64))
@@ -82,6 +82,70 @@ def test_a_genuine_quote_for_this_exchange_is_accepted(
     )
     assert verdict.claims.report_data == BOUND
     assert verdict.claims == appraiser.verify(quote, expected_report_data=BOUND)
+
+
+@pytest.mark.parametrize("party", ["alice", "bob"])
+def test_a_verdict_comes_with_the_collateral_it_rests_on(
+    federation: Federation, clock: HandClock, party: str
+) -> None:
+    appraiser = federation.appraiser(clock.floored())
+    quote = federation.platform(party).quote(BOUND)
+    policy = federation.plan.policy_for("worker")
+    judged = appraiser.judge(quote, policy=policy, expected_report_data=BOUND)
+    again = appraiser.appraise(quote, policy=policy, expected_report_data=BOUND)
+    assert judged.verdict == again
+    later = judge_with(
+        quote,
+        collateral=judged.collateral,
+        policy=policy,
+        expected_report_data=BOUND,
+        root=federation.root.trust_root,
+        at=START,
+    )
+    assert later == judged.verdict
+
+
+def test_what_is_at_hand_is_judged_by_several_policies(
+    federation: Federation,
+) -> None:
+    """As a custodian does, whose party has a policy of its own."""
+    appraiser, source = asking(federation)
+    quote = federation.platform("alice").quote(BOUND)
+    collateral = appraiser.fetch_collateral(quote, expected_report_data=BOUND)
+    claims = appraiser.verify_with(
+        quote, collateral=collateral, expected_report_data=BOUND
+    )
+    assert claims == appraiser.verify(quote, expected_report_data=BOUND)
+    replayed = federation.platform("alice").quote(bytes(64))
+    code = code_of(
+        appraiser.verify_with,
+        replayed,
+        collateral=collateral,
+        expected_report_data=BOUND,
+    )
+    assert code == "report-data"
+    assert source.asked == ["tdx", "tdx"]
+
+
+def test_kept_collateral_is_judged_for_its_own_time(own: Federation) -> None:
+    appraiser = own.appraiser(HandClock().floored())
+    quote = own.platform("alice").quote(BOUND)
+    policy = own.plan.policy_for("worker")
+    kept = appraiser.judge(quote, policy=policy, expected_report_data=BOUND)
+    publish(own, revoking("tdx", quote))
+
+    def judge(at: datetime) -> object:
+        return judge_with(
+            quote,
+            collateral=kept.collateral,
+            policy=policy,
+            expected_report_data=BOUND,
+            root=own.root.trust_root,
+            at=at,
+        )
+
+    assert judge(START) == kept.verdict
+    assert code_of(judge, START + 365 * DAY).endswith("-expired")
 
 
 def test_a_genuine_quote_for_anything_else_is_refused(

@@ -8,6 +8,7 @@ from typing import TypeVar
 import grpc
 import pytest
 from tests.support.addresses import free_addresses
+from tests.support.audit import RecordedDoor
 from tests.support.enrolment_port import enrolment_port
 from tests.support.federation_in_memory import START, Federation, quoting, rewarranted
 from tests.support.meeting import CERTIFICATE_LIFE
@@ -146,6 +147,7 @@ def honest(node: Node) -> list[Reply]:
         node,
         authority=new_authority(at=START, life=CERTIFICATE_LIFE),
         table=AdmissionTable(node.clock),
+        audit=RecordedDoor(),
     )
 
     def challenge(raw: bytes) -> bytes:
@@ -248,7 +250,7 @@ def test_a_server_whose_warrant_is_refused_hears_a_code_and_a_line(
     run: Run, federation: Federation, server: Node, alice: Node
 ) -> None:
     async def story() -> None:
-        expired = rewarranted(federation, server, expires_at=1)
+        expired = rewarranted(federation, server, issued_at=0, expires_at=1)
         async with enrolment_port(expired) as port:
             with pytest.raises(CloisterError) as caught:
                 await enrol(alice, port.address)

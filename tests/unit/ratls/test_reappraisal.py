@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.audit import FullDisk, RecordedDoor
 from tests.support.federation_in_memory import Federation, HandClock, make_federation
 from tests.support.meeting import Meeting
 from tests.support.plan_tree import by_identity
@@ -18,8 +20,12 @@ from tests.support.published_collateral import (
 from tests.support.recorded_log import RecordedLog
 from tests.support.refusals import code_of
 from tests.support.running import Run, until
+from typing_extensions import override
 
-from cloister.errors import VerificationError
+from cloister.attestation.collateral import Collateral
+from cloister.attestation.collateral_source import CollateralFiles, PckCa
+from cloister.attestation.reports import Tee
+from cloister.errors import StorageError, VerificationError
 from cloister.ratls.admission_table import AdmissionTable
 from cloister.ratls.node import Node
 from cloister.ratls.reappraisal import keep_reappraising, reappraise
@@ -42,6 +48,7 @@ class Story:
         }
         self.table = AdmissionTable(self.server.clock)
         self.log = RecordedLog()
+        self.door = RecordedDoor()
         for node in self.nodes.values():
             self.enrol(node)
 
@@ -49,7 +56,9 @@ class Story:
         Meeting(self.server, node, table=self.table).finish()
 
     async def reappraise(self) -> None:
-        await reappraise(self.server, self.table, log=self.log.logger())
+        await reappraise(
+            self.server, self.table, audit=self.door, log=self.log.logger()
+        )
 
     def quote_of(self, party: str) -> bytes:
         """Returns the evidence that a party was admitted with."""
@@ -179,7 +188,11 @@ def test_it_goes_on_as_long_as_the_server_runs(run: Run, story: Story) -> None:
     async def tale() -> None:
         reappraising = asyncio.ensure_future(
             keep_reappraising(
-                story.server, story.table, log=story.log.logger(), every_seconds=0.0
+                story.server,
+                story.table,
+                audit=story.door,
+                log=story.log.logger(),
+                every_seconds=0.0,
             )
         )
         publish(story.federation, revoking("sgx", story.quote_of("bob")))
@@ -191,3 +204,63 @@ def test_it_goes_on_as_long_as_the_server_runs(run: Run, story: Story) -> None:
             await reappraising
 
     run(tale())
+
+
+def test_the_end_of_an_admission_is_recorded_before_it_takes_effect(
+    run: Run, story: Story
+) -> None:
+    seen: list[dict[str, str]] = []
+    story.door = RecordedDoor(look=lambda: seen.append(story.out()))
+    [before] = [it for it in story.table.admitted() if it.peer.party == "alice"]
+    publish(story.federation, out_of_date("tdx"))
+    run(story.reappraise())
+    run(story.reappraise())
+    [it] = story.door.withdrawn
+    assert it.admitted is before
+    assert it.error.code == "appraisal-tcb-status"
+    assert seen == [{}]
+    assert story.out() == {"alice": "admission-withdrawn"}
+
+
+def test_an_admission_ends_also_where_that_cannot_be_recorded(
+    run: Run, story: Story
+) -> None:
+    story.door = FullDisk()
+    publish(story.federation, out_of_date("tdx"))
+    with pytest.raises(StorageError) as caught:
+        run(story.reappraise())
+    assert caught.value.code == "audit-unwritable"
+    assert story.out() == {"alice": "admission-withdrawn"}
+    assert len(story.log.named("admission-withdrawn")) == 1
+
+
+class Overtaken(CollateralFiles):
+    """Collateral that something happens before, when it is asked for first."""
+
+    def __init__(self, federation: Federation, happens: Callable[[], None]) -> None:
+        super().__init__(federation.root.directory)
+        self._happens: Callable[[], None] | None = happens
+
+    @override
+    def collateral_for(self, *, tee: Tee, fmspc: str, ca: PckCa) -> Collateral:
+        if happens := self._happens:
+            self._happens = None
+            happens()
+        return super().collateral_for(tee=tee, fmspc=fmspc, ca=ca)
+
+
+def test_who_renewed_meanwhile_is_not_out_for_former_evidence(
+    run: Run, story: Story
+) -> None:
+    def renew() -> None:
+        story.enrol(story.nodes["alice"])
+        publish(story.federation, out_of_date("tdx"))
+
+    judge = story.server.appraiser
+    source = Overtaken(story.federation, renew)
+    overtaken = replace(story.server, appraiser=replace(judge, collateral=source))
+    run(reappraise(overtaken, story.table, audit=story.door, log=story.log.logger()))
+    assert (story.out(), story.door.withdrawn, story.log.events) == ({}, [], [])
+    # The next time it is about the evidence of today.
+    run(story.reappraise())
+    assert story.out() == {"alice": "admission-withdrawn"}

@@ -89,6 +89,7 @@ def test_what_is_wrong_with_a_peer_is_told_to_it(kind: type[CloisterError]) -> N
         "clock-behind",
         "custodian-busy",
         "server-busy",
+        "warrant-limit",
     ],
 )
 @pytest.mark.parametrize("kind", [VerificationError, ProtocolError])

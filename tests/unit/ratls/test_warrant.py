@@ -110,6 +110,18 @@ def test_a_warrant_from_the_future_is_refused_beyond_the_tolerance() -> None:
     assert refusal(warrant, at=early).code == "warrant-expired"
 
 
+@pytest.mark.parametrize("life", [0, -1, -100])
+def test_a_warrant_that_ends_before_it_begins_never_holds(life: int) -> None:
+    """Not even while a clock may be as far behind as the warrant is ahead."""
+    issued_at = TERMS.issued_at + 300
+    terms = msgspec.structs.replace(
+        TERMS, issued_at=issued_at, expires_at=issued_at + life
+    )
+    assert refusal(sign_warrant(terms, KEY)).code == "warrant-malformed"
+    shortest = msgspec.structs.replace(terms, expires_at=issued_at + 1)
+    assert verify(sign_warrant(shortest, KEY)) == shortest
+
+
 def test_a_warrant_that_ends_beyond_all_dates_is_no_accident() -> None:
     endless = msgspec.structs.replace(TERMS, expires_at=2**53)
     assert verify(sign_warrant(endless, KEY)).expires_at == 2**53
@@ -121,6 +133,7 @@ def test_no_first_line_names_a_party_or_quotes_a_value() -> None:
         (TERMS, Ed25519PrivateKey.generate()),
         *((msgspec.structs.replace(TERMS, **{n: FOREIGN[n]}), KEY) for n in FOREIGN),
         (msgspec.structs.replace(TERMS, expires_at=0), KEY),
+        (msgspec.structs.replace(TERMS, issued_at=0, expires_at=1), KEY),
     ):
         error = refusal(sign_warrant(terms, key))
         for value in (TERMS.party, TERMS.run_id, TERMS.plan_hash.hex(), "bob"):

@@ -148,7 +148,7 @@ def elsewhere(name: str, value: object) -> Callable[[Federation, Node], Node]:
         (elsewhere("plan_hash", bytes(32)), "warrant-foreign"),
         (elsewhere("party", "mallory"), "warrant-foreign"),
         (elsewhere("role", "server"), "warrant-foreign"),
-        (elsewhere("expires_at", 0), "warrant-expired"),
+        (elsewhere("expires_at", 0), "warrant-malformed"),
     ],
 )
 def test_a_warrant_that_does_not_hold_is_answered_without_a_word_about_the_run(

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import ConfigError
-from cloister.storage.age import check_recipients, new_identity, read_identity
+from cloister.storage.age import (
+    check_recipients,
+    new_identity,
+    read_identity,
+    recipient_of,
+)
 
 # age-keygen's own words around a key of ours.
 FILE = "# created: 2026-11-20T12:00:00Z\n# public key: {recipient}\n\n{identity}\n"
@@ -59,3 +64,17 @@ def test_an_identity_given_as_recipient_is_not_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         check_recipients([identity])
     assert identity[20:40] not in str(caught.value)
+
+
+def test_an_identity_says_its_recipient() -> None:
+    identity, recipient = new_identity()
+    assert recipient_of(identity) == recipient
+
+
+@pytest.mark.parametrize("damage", [slice(1, None), slice(0, -1), slice(0, 0)])
+def test_a_damaged_identity_is_not_shown(damage: slice) -> None:
+    identity = new_identity()[0][damage]
+    with pytest.raises(ConfigError) as caught:
+        recipient_of(identity)
+    assert caught.value.code == "identity-invalid"
+    assert identity[20:40] not in str(caught.value) or not identity

@@ -42,6 +42,7 @@ _RTMR0_LABEL = b"cloister rtmr0 installation 1"
 _RTMR1_LABEL = b"cloister rtmr1 role 1"
 _RTMR2_LABEL = b"cloister rtmr2 task 1"
 
+ROLES = ("server", "worker", "recipient")
 ISV_PROD_ID = 1
 ISV_SVN = 1
 
@@ -189,16 +190,16 @@ def node_measurement(
     Args:
         installation: What is installed.
         task_source: The task file, byte for byte.
-        role: "server" or "worker".
+        role: One of `ROLES`.
 
     Raises:
         ConfigError: If the role is another one.
     """
-    if role not in {"server", "worker"}:
+    if role not in ROLES:
         raise ConfigError(
             "role cannot be measured",
             code="role-unknown",
-            expected="server or worker",
+            expected=", ".join(ROLES),
             got=repr(role),
         )
     task = hashlib.sha256(task_source).digest()

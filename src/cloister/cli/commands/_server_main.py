@@ -8,8 +8,9 @@ from structlog.typing import FilteringBoundLogger
 
 from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
-from cloister.cli.nodes import build_node, open_line
+from cloister.cli.nodes import build_node, gather, open_line
 from cloister.cli.places import check_new_run, read_place
+from cloister.cli.run_audit import open_run_audit
 from cloister.federation.server import ServerSettings, serve
 from cloister.plan.site import parse_address
 
@@ -26,18 +27,24 @@ def run(
         node, task = await build_node(place, log=log)
         line = await open_line(node, place, log=log)
         try:
-            await serve(
-                node,
-                task,
-                custodian=line,
-                settings=ServerSettings(
-                    enrolment=parse_address(place.site.addresses.enrolment),
-                    training=parse_address(place.site.addresses.training),
-                    patience_seconds=place.site.patience_seconds,
-                    model_path=place.model_path,
-                ),
-                log=log,
-            )
+            # Nothing lies sealed yet; a key that is missing is to be known now.
+            await gather(node, line, place, log=log)
+            with open_run_audit(
+                node, place, known=line.mark, known_under=line.mark_plan
+            ) as audit:
+                await serve(
+                    node,
+                    task,
+                    custodian=line,
+                    settings=ServerSettings(
+                        enrolment=parse_address(place.addresses.enrolment),
+                        training=parse_address(place.addresses.training),
+                        patience_seconds=place.site.patience_seconds,
+                        model_path=place.model_path,
+                    ),
+                    audit=audit,
+                    log=log,
+                )
         finally:
             await line.close()
 

@@ -8,14 +8,11 @@ from structlog.typing import FilteringBoundLogger
 
 from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
-from cloister.cli.nodes import build_node, open_line
-from cloister.cli.places import Place, read_place
-from cloister.errors import ConfigError, StorageError
-from cloister.federation.task import Task
-from cloister.federation.task_loading import task_code
+from cloister.cli.nodes import build_node, gather, open_line
+from cloister.cli.party_data import open_data
+from cloister.cli.places import read_place
 from cloister.federation.worker import WorkerSettings, work
 from cloister.plan.site import parse_address
-from cloister.storage.raw_shard import RawShard, open_raw_shard
 
 
 def run(
@@ -34,14 +31,16 @@ def run(
         source = open_data(place, task)
         line = await open_line(node, place, log=log)
         try:
+            # Nothing lies sealed yet; a key that is missing is to be known now.
+            await gather(node, line, place, log=log)
             await work(
                 node,
                 task,
                 source=source,
                 custodian=line,
                 settings=WorkerSettings(
-                    enrolment=parse_address(place.site.addresses.enrolment),
-                    training=parse_address(place.site.addresses.training),
+                    enrolment=parse_address(place.addresses.enrolment),
+                    training=parse_address(place.addresses.training),
                     patience_seconds=place.site.patience_seconds,
                 ),
                 log=log,
@@ -51,33 +50,3 @@ def run(
 
     journal = open_log(place.log_path, as_json=as_json, party=place.site.party)
     run_node(journal, main, tethered=tethered)
-
-
-def open_data(place: Place, task: Task) -> RawShard:
-    """Returns the party's data, after checking that it is what the plan pins.
-
-    Raises:
-        ConfigError: If the site names no data.
-        StorageError: If the data is damaged, or not what the plan pins.
-    """
-    if place.site.paths.data is None:
-        raise ConfigError(
-            f"the site of {place.site.party!r} names no data",
-            code="data-missing",
-            expected="[paths] data in site.toml",
-        )
-    with task_code(
-        place.plan.task.file, "naming its schema", simulated=place.plan.simulated
-    ):
-        schema = task.schema()
-    shard = open_raw_shard(place.at_site(place.site.paths.data), schema)
-    pinned = place.plan.find_party(place.site.party).data
-    if shard.digest != pinned:
-        raise StorageError(
-            f"the data of {place.site.party!r} is not what the plan pins",
-            code="data-differs",
-            expected=str(pinned),
-            got=shard.digest,
-            remedy="Restore the data, or have all parties sign a plan that pins it.",
-        )
-    return shard

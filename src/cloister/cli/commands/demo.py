@@ -1,8 +1,8 @@
 """``cloister demo``: everything once, on this machine, with simulated platforms.
 
 It makes a deployment, signs its plan for all parties, runs their custodians and the
-server, alice and bob, trains, seals, opens the sealed model as its owner and evaluates
-what came out on the same held-out records.
+server, alice and bob, trains, seals, opens the sealed model as its owner, evaluates
+what came out on the same held-out records, and audits the run.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from cloister.cli.auditing_here import audit_here
 from cloister.cli.commands.init import order_for
 from cloister.cli.deployment import write_deployment
+from cloister.cli.hardening import harden_process
 from cloister.cli.host_time import utc_now
 from cloister.cli.output import Json, write_json
-from cloister.cli.places import Place, custodians_beside, read_place
+from cloister.cli.places import AUDIT_NAME, Place, custodians_beside, read_place
 from cloister.cli.progress import SIMULATED_NOTICE, reporter_for
 from cloister.cli.reopening import evaluate_opened
 from cloister.cli.running import run_plan
 from cloister.cli.signing import sign_all_here
+from cloister.federation.auditing.report import AuditReport
 from cloister.plan.plan import Plan, plan_hash
 from cloister.storage.model_vault import OpenedModel, open_model, read_identity
 
@@ -37,6 +40,7 @@ class DemoResult:
         place: The server's place.
         reported: The metrics that the server sealed with the model.
         opened: The metrics of the model that the owner opened.
+        audit: What the run's audit log proves.
         seconds: From starting custodians and nodes to the sealed model.
         setup_seconds: Making and signing the deployment.
         custodians: How many were run.
@@ -46,6 +50,7 @@ class DemoResult:
     place: Place
     reported: dict[str, float]
     opened: dict[str, float]
+    audit: AuditReport
     seconds: float
     setup_seconds: float
     custodians: int
@@ -69,6 +74,7 @@ def command(
     *, data: Path | None, rounds: int | None, directory: Path | None, as_json: bool
 ) -> None:
     """Train a ResNet-56 with a server, alice and bob; seal the model and open it."""
+    harden_process()  # every party's key is about to be in its memory
     console = Console(stderr=True, highlight=False)
     console.print(SIMULATED_NOTICE, style="yellow")
     result = _run(
@@ -109,11 +115,17 @@ def _run(
     place = read_place(plan_path, role="server", party=None, site_path=None)
     identity = read_identity(plan_path.parent / "owner" / "identity.txt")
     opened = open_model(place.model_path, identity=identity)
+    evaluated = evaluate_opened(plan_path, plan, opened)
+    console.print(
+        "5. an auditor checks the log, with the plan and every custodian's head",
+        style="bold",
+    )
     return DemoResult(
         plan=plan,
         place=place,
         reported=_sealed_metrics(opened),
-        opened=evaluate_opened(plan_path, plan, opened),
+        opened=evaluated,
+        audit=audit_here(plan, plan_path, place.run_directory),
         seconds=ended - started,
         setup_seconds=started - began,
         custodians=len(custodians_beside(plan_path)),
@@ -140,6 +152,8 @@ def _as_json(result: DemoResult) -> Json:
         "setup_seconds": round(result.setup_seconds, 3),
         "parties": [p.name for p in plan.party],
         "custodians": result.custodians,
+        "audit_records": result.audit.records,
+        "audit_unproven_records": result.audit.unproven,
         "simulated": plan.simulated,
         "plan_hash": plan_hash(plan).hex(),
         "run_dir": str(place.run_directory),
@@ -157,6 +171,9 @@ def _tell(result: DemoResult, console: Console) -> None:
         f" {result.plan.training.rounds} rounds in {result.seconds:.0f} s",
         f"opened model        {result.opened['accuracy']:.4f}, {same} as reported",
         f"sealed model        {result.place.model_path}",
+        f"audit log           {run_directory / AUDIT_NAME}",
+        f"                    {result.audit.records} records hold,"
+        f" {_proven(result.audit)}",
         f"logs                {run_directory / 'logs'}",
         "TEE                 simulated: a demonstration, not protection",
         "",
@@ -164,5 +181,13 @@ def _tell(result: DemoResult, console: Console) -> None:
         f"  {sys.argv[0]} model open {run_directory} \\",
         f"    --identity {result.place.plan_directory / 'owner' / 'identity.txt'}"
         " -o model.safetensors",
+        "read what happened:",
+        f"  {sys.argv[0]} audit show {run_directory}",
     ):
         console.print(line, soft_wrap=True)
+
+
+def _proven(audit: AuditReport) -> str:
+    if audit.unproven:
+        return f"the last {audit.unproven} proven by nobody outside the host"
+    return "proven to the last by custodians"

@@ -9,6 +9,7 @@ import click
 
 from cloister.attestation.reports import Tee
 from cloister.cli.deployment import TEES, DeploymentOrder, write_deployment
+from cloister.cli.hardening import harden_process
 from cloister.cli.host_time import utc_now
 from cloister.cli.output import write_json
 from cloister.cli.recipes import CIFAR, DIGITS
@@ -29,6 +30,12 @@ from cloister.cli.recipes import CIFAR, DIGITS
     show_default=True,
     help="A worker's name; repeat for more.",
 )
+@click.option(
+    "--recipient",
+    "recipients",
+    multiple=True,
+    help="A party that may use the model in an attested node; repeat for more.",
+)
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of training.")
 @click.option(
     "--tee",
@@ -36,11 +43,12 @@ from cloister.cli.recipes import CIFAR, DIGITS
     help="Simulate this for all  [default: sgx and tdx in turn]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
-def command(
+def command(  # noqa: PLR0913 - one for each option
     *,
     directory: Path,
     data: Path | None,
     workers: tuple[str, ...],
+    recipients: tuple[str, ...],
     rounds: int | None,
     tee: Tee | None,
     as_json: bool,
@@ -49,7 +57,15 @@ def command(
 
     Nobody has signed its plan then.
     """
-    order = order_for(directory, data=data, workers=workers, rounds=rounds, tee=tee)
+    harden_process()  # every party's key is about to be in its memory
+    order = order_for(
+        directory,
+        data=data,
+        workers=workers,
+        recipients=recipients,
+        rounds=rounds,
+        tee=tee,
+    )
     plan_path = write_deployment(
         order, at=utc_now(), tell=lambda line: click.echo(line, err=True)
     )
@@ -70,6 +86,7 @@ def order_for(
     workers: tuple[str, ...],
     rounds: int | None,
     tee: Tee | None,
+    recipients: tuple[str, ...] = (),
 ) -> DeploymentOrder:
     """Returns the order for a deployment with the usual recipe for its data."""
     recipe = DIGITS if data is None else CIFAR
@@ -85,6 +102,9 @@ def order_for(
         recipe=recipe,
         run=f"{utc_now():%Y-%m-%d}-a",
         workers=tuple((name, turn[i % len(turn)]) for i, name in enumerate(workers)),
+        recipients=tuple(
+            (name, turn[i % len(turn)]) for i, name in enumerate(recipients)
+        ),
         server_tee=turn[0],
         data=data,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cloister.cli.hardening import harden_process
 from cloister.cli.output import write_json
 from cloister.storage.model_vault import read_identity, unseal_to_file
 
@@ -41,6 +42,7 @@ def open_command(
 
     The public age tool does the same: age -d -i KEY -o FILE model.safetensors.age
     """
+    harden_process()  # the owner's identity is about to be in its memory
     opened = unseal_to_file(
         run_dir / SEALED_NAME, identity=read_identity(identity_path), output=output
     )

@@ -56,14 +56,14 @@ def explain_command(*, policy_path: Path) -> None:
 def from_measurements(*, plan_path: Path, role: Role | None, as_json: bool) -> None:
     """Write PLAN's policies with what a node measures on this machine.
 
-    All else in them stays as PLAN has it. Without --role they are the plan's tables
-    [policy.server] and [policy.worker], to be put in their place.
+    All else in them stays as PLAN has it. Without --role they are all the plan's tables
+    [policy.ROLE], to be put in their place.
     """
     plan = read_plan(plan_path)
     policies = {
         each: measured_policy(plan, each, measurement)
         for each, measurement in measure_roles(plan, plan_path).measured.items()
-        if role in (None, each)
+        if each == role or (role is None and getattr(plan.policy, each) is not None)
     }
     if as_json:
         write_json({name: msgspec.to_builtins(it) for name, it in policies.items()})

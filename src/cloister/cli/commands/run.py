@@ -17,9 +17,9 @@ from cloister.plan.plan import plan_hash, read_plan
 @click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Write events to stdout.")
 def command(*, plan_path: Path, as_json: bool) -> None:
-    """Start all nodes of PLAN on this machine and see them through to the end.
+    """Start all nodes that train on this machine and see them through to the end.
 
-    Everybody must have signed it. The custodians beside PLAN are started first.
+    Everybody must have signed PLAN. The custodians beside it are started first.
     """
     plan = read_plan(plan_path)
     console = Console(stderr=True)

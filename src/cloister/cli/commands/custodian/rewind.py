@@ -8,6 +8,7 @@ import click
 
 from cloister.cli.asking import ask
 from cloister.cli.custodians import open_register
+from cloister.cli.host_time import utc_now
 from cloister.cli.output import write_json
 from cloister.cli.places import read_custodian_place
 
@@ -37,7 +38,7 @@ def command(*, directory: Path, run_id: str, yes: bool, as_json: bool) -> None:
             err=True,
         )
         ask(f"Forget the mark of {run_id}?", yes=yes)
-        forgotten = register.rewind(run_id)
+        forgotten = register.rewind(run_id, at=utc_now())
     if as_json:
         write_json(
             {

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from cloister.cli.custodians import open_register
 from cloister.cli.output import Json, write_json
-from cloister.cli.places import CustodianPlace, read_custodian_place
+from cloister.cli.places import read_custodian_place
+from cloister.cli.register_tables import (
+    KEY_COLUMNS,
+    json_of_key,
+    key_cells,
+    show_table,
+    show_time,
+)
 from cloister.custody.register_rows import MarkRow, PlanRow, WarrantRow
 from cloister.ratls.epochs import key_digest
 
@@ -23,11 +28,11 @@ _SHORT_DIGITS = 16
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 def command(*, directory: Path, as_json: bool) -> None:
-    """Show the plans that a party signed, its newest nodes, and how far each run is."""
+    """Show a party's signed plans, its newest nodes, how far runs are, and its keys."""
     place = read_custodian_place(directory)
     with open_register(place) as register:
         plans, marks = register.plans(), register.marks()
-        newest = _newest(register.warrants())
+        newest, keys = _newest(register.warrants()), register.kept_keys()
     if as_json:
         write_json(
             {
@@ -36,10 +41,14 @@ def command(*, directory: Path, as_json: bool) -> None:
                 "plans": [_plan(row) for row in plans],
                 "nodes": [_node(row) for row in newest],
                 "marks": [_mark(row) for row in marks],
+                "keys": [json_of_key(row) for row in keys],
             }
         )
     else:
-        _show(place, plans, newest, marks)
+        console = Console(stderr=True, highlight=False)
+        console.print(f"custodian of {place.party}, at {place.site.address}")
+        _show(console, plans, newest, marks)
+        show_table(console, "keys", KEY_COLUMNS, [key_cells(row) for row in keys])
 
 
 def _newest(rows: Sequence[WarrantRow]) -> list[WarrantRow]:
@@ -48,19 +57,22 @@ def _newest(rows: Sequence[WarrantRow]) -> list[WarrantRow]:
 
 
 def _show(
-    place: CustodianPlace,
+    console: Console,
     plans: Sequence[PlanRow],
     nodes: Sequence[WarrantRow],
     marks: Sequence[MarkRow],
 ) -> None:
-    console = Console(stderr=True, highlight=False)
-    console.print(f"custodian of {place.party}, at {place.site.address}")
     for title, columns, rows in (
         (
             "plans",
             ("run", "plan", "state", "since"),
             [
-                (it.run_id, it.plan_hash.hex()[:_SHORT_DIGITS], it.state, _time(it.at))
+                (
+                    it.run_id,
+                    it.plan_hash.hex()[:_SHORT_DIGITS],
+                    it.state,
+                    show_time(it.at),
+                )
                 for it in plans
             ],
         ),
@@ -72,8 +84,8 @@ def _show(
                     it.run_id,
                     it.role,
                     str(it.epoch),
-                    _time(it.issued_at),
-                    _time(it.expires_at),
+                    show_time(it.issued_at),
+                    show_time(it.expires_at),
                 )
                 for it in nodes
             ],
@@ -87,31 +99,13 @@ def _show(
                     str(it.round),
                     it.state.hex()[:_SHORT_DIGITS],
                     str(it.server_epoch),
-                    _time(it.at),
+                    show_time(it.at),
                 )
                 for it in marks
             ],
         ),
     ):
-        _table(console, title, columns, rows)
-
-
-def _table(
-    console: Console,
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-) -> None:
-    console.print()
-    if not rows:
-        console.print(f"{title}: none")
-        return
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        show_table(console, title, columns, rows)
 
 
 def _plan(row: PlanRow) -> Json:
@@ -144,7 +138,3 @@ def _mark(row: MarkRow) -> Json:
         "server_key_sha256": row.server_key.hex(),
         "at": row.at,
     }
-
-
-def _time(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -1,0 +1,95 @@
+"""A real run's audit log, checked where there is nothing but it and what is public."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.integration.conftest import ROUNDS, RUN_ID, Deployment, cloister
+
+PARTIES = ("aggregator", "alice", "bob")
+
+
+@pytest.fixture(scope="module")
+def auditor(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an auditor was sent after a run: its directory, the plan, and heads."""
+    place = tmp_path_factory.mktemp("finished") / "deployment"
+    shutil.copytree(template, place)
+    deployment = Deployment(place)
+    done = cloister("run", str(deployment.plan))
+    assert done.returncode == 0, done.stderr
+    sent = tmp_path_factory.mktemp("auditor")
+    shutil.copytree(deployment.run_directory, sent / "run")
+    shutil.copy(deployment.plan, sent)
+    for party in PARTIES:
+        custodian = str(deployment.custodian(party))
+        for command, name in (
+            (("custodian", "head", custodian, RUN_ID), f"{party}.head"),
+            (("custodian", "audit", custodian), f"{party}.jsonl"),
+        ):
+            done = cloister(*command, "-o", str(sent / name))
+            assert done.returncode == 0, done.stderr
+    shutil.rmtree(place)
+    return sent
+
+
+def verified(*arguments: str) -> dict[str, object]:
+    done = cloister("audit", "verify", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_a_run_is_verified_to_its_end(auditor: Path) -> None:
+    heads = [f"--head={auditor / party}.head" for party in PARTIES]
+    plan = str(auditor / "plan.toml")
+    report = verified(str(auditor / "run"), "--plan", plan, *heads)
+    assert report["holds"] is True
+    assert report["simulated"] is True
+    rounds = {"completed": ROUNDS, "planned": ROUNDS, "recorded": ROUNDS}
+    assert report["rounds"] == rounds
+    end, model = report["end"], report["model"]
+    assert isinstance(end, dict)
+    assert isinstance(model, dict)
+    # The server's own custodian has the head of after the seal.
+    assert end["proven"] is True
+    assert [it["party"] for it in end["proofs"]] == list(PARTIES)
+    assert model["compared"] is True
+    anchors = report["anchors"]
+    assert isinstance(anchors, dict)
+    assert anchors["plan_compared"] is True
+
+
+def test_what_a_host_cuts_off_is_missed_by_every_party(
+    auditor: Path, tmp_path: Path
+) -> None:
+    log = (auditor / "run" / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    cut = tmp_path / "audit.jsonl"
+    cut.write_bytes(b"".join(log[:-2]))
+    assert cloister("audit", "verify", str(cut)).returncode == 0
+    for party in PARTIES:
+        head = str(auditor / f"{party}.head")
+        done = cloister("audit", "verify", str(cut), "--head", head)
+        assert done.returncode == 3, party
+        assert "the log was cut" in done.stderr
+
+
+def test_a_run_is_told_as_a_table(auditor: Path) -> None:
+    done = cloister("audit", "show", str(auditor / "run"))
+    assert done.returncode == 0, done.stderr
+    assert f"Rounds 1 to {ROUNDS} were completed and countersigned." in done.stdout
+    assert "The model of" in done.stdout
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_what_a_custodian_did_is_verified_with_the_plan(
+    auditor: Path, party: str
+) -> None:
+    plan = str(auditor / "plan.toml")
+    report = verified(str(auditor / f"{party}.jsonl"), "--plan", plan)
+    assert (report["party"], report["key_compared"]) == (party, True)
+    nodes = report["nodes"]
+    assert isinstance(nodes, list)
+    assert party in {node["party"] for node in nodes}

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+
+from tests.support.plan_tree import (
+    RECIPIENT,
+    ROOT,
+    THEIR_RECIPIENT,
+    measurement_of,
+)
+
+from cloister.cli.deployment_files import (
+    PartyEntry,
+    SiteEntry,
+    plan_text,
+    site_text,
+)
+from cloister.cli.recipes import DIGITS
+from cloister.plan.plan import Plan, parse_plan
+
+SHARES = {"aggregator": f"sha256:{64 * 'a'}", "alice": f"sha256:{64 * 'b'}"}
+ROLES = {
+    "aggregator": "server",
+    "alice": "worker",
+    "bob": "worker",
+    "rita": "recipient",
+}
+
+
+def entry(number: int, name: str, role: str) -> PartyEntry:
+    return PartyEntry(
+        name=name,
+        role=role,
+        key=f"ed25519:{number:064x}",
+        platforms=(32 * str(number),),
+        data=f"sha256:{number:064x}" if role == "worker" else None,
+        state_share=SHARES.get(name),
+        recipient=THEIR_RECIPIENT if role == "recipient" else None,
+    )
+
+
+def written(roles: Mapping[str, str]) -> Plan:
+    """Returns the plan that is written for such parties."""
+    text = plan_text(
+        DIGITS,
+        run="a",
+        parties=tuple(
+            entry(number, name, role)
+            for number, (name, role) in enumerate(roles.items(), 1)
+        ),
+        root=ROOT,
+        measurements={role: measurement_of(role) for role in set(roles.values())},
+        recipient=RECIPIENT,
+    )
+    return parse_plan(text.encode())
+
+
+def site(name: str, role: str, shares: Mapping[str, str]) -> str:
+    return site_text(
+        SiteEntry(
+            party=name,
+            tee="sgx",
+            ports=None if role == "recipient" else ("127.0.0.1:7001", "127.0.0.1:7002"),
+            custodian="127.0.0.1:7003",
+            with_data=role == "worker",
+            shares=shares,
+        )
+    )
+
+
+def test_a_written_plan_names_every_key_of_its_parties() -> None:
+    plan = written(ROLES)
+    assert {p.name: p.state_share for p in plan.shareholders} == SHARES
+    assert plan.recipients == (RECIPIENT, THEIR_RECIPIENT)
+    assert plan.policy_of("rita").sgx[0].mr_enclave == (
+        measurement_of("recipient").mr_enclave.hex()
+    )
+    assert plan.unpinned == ()
+
+
+def test_a_written_plan_without_recipients_has_no_policy_for_them() -> None:
+    plan = written({name: ROLES[name] for name in ("aggregator", "alice")})
+    assert plan.policy.recipient is None
+    assert plan.recipients == (RECIPIENT,)
+
+
+def test_a_written_site_says_where_the_other_shareholders_are() -> None:
+    others = {"aggregator": "127.0.0.1:7004", "alice": "127.0.0.1:7005"}
+    tree = tomllib.loads(site("bob", "worker", others))
+    assert tree["shares"] == others
+    assert tree["paths"] == {"runs": "../../runs", "data": "data"}
+    assert tree["custodian"] == {"address": "127.0.0.1:7003"}
+    assert tree["addresses"] == {
+        "enrolment": "127.0.0.1:7001",
+        "training": "127.0.0.1:7002",
+    }
+
+
+def test_a_written_site_without_shareholders_has_no_shares() -> None:
+    tree = tomllib.loads(site("rita", "recipient", {}))
+    assert "shares" not in tree
+    assert "data" not in tree["paths"]
+    assert "addresses" not in tree
