@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 	--constraint constraints.txt --editable
 PYTEST := $(BIN)/python -m pytest $(PYTEST_FLAGS)
-BENCHMARKS := $(filter-out benchmarks/reporting.py benchmarks/scene.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,custody_%.py reporting.py scene.py), \
+	$(wildcard benchmarks/*.py))
 
 .PHONY: demo test test-long check lint types imports format dev bench clean tools
 

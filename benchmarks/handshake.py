@@ -18,10 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from cloister.cli.interpreter import NODE_ENVIRONMENT
 
@@ -31,9 +29,11 @@ os.environ.update(NODE_ENVIRONMENT)
 import grpc
 import structlog
 
+from cloister.errors import CloisterError
+from cloister.plan.plan import Role
 from cloister.plan.site import Address
 from cloister.ratls.admission import new_authority
-from cloister.ratls.admission_table import AdmissionTable
+from cloister.ratls.admission_table import AdmissionTable, Admitted
 from cloister.ratls.certificate import make_certificate
 from cloister.ratls.challenge import MAX_MESSAGE_BYTES
 from cloister.ratls.channels import (
@@ -44,29 +44,38 @@ from cloister.ratls.channels import (
 from cloister.ratls.client_enrolment import ClientEnrolment
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.enrolment_service import EnrolmentService
+from cloister.ratls.limits import Limits
 from cloister.ratls.server_enrolment import ServerEnrolment
-from reporting import Figure, report
+from cloister.ratls.testimony import Testimony
+from reporting import Figure, Parts, report, resident_bytes
 from scene import SERVER, Scene, prepare
 
 REACH_MS = 50.0
 LIFE = timedelta(days=30)
 AT_ONCE = 16
-Result = TypeVar("Result")
 
 
-class Parts:
-    """Milliseconds of each part of an enrolment, by what it does."""
+class Unrecorded:
+    """No audit: what is timed is the handshake, not a disk."""
 
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, list[float]] = {}
+    def node_admitted(
+        self, testimony: Testimony, collateral: str | None, *, admitted: Admitted
+    ) -> None:
+        """Records nothing."""
 
-    def time(self, name: str, step: Callable[[], Result]) -> Result:
-        """Times one step."""
-        began = time.perf_counter()
-        result = step()
-        spent = (time.perf_counter() - began) * 1000
-        self.milliseconds.setdefault(name, []).append(spent)
-        return result
+    def node_refused(
+        self,
+        testimony: Testimony,
+        collateral: str | None,
+        *,
+        role: Role,
+        party: str,
+        error: CloisterError,
+    ) -> None:
+        """Records nothing."""
+
+    def admission_withdrawn(self, admitted: Admitted, error: CloisterError) -> None:
+        """Records nothing."""
 
 
 def in_parts(scene: Scene, times: int) -> Parts:
@@ -81,7 +90,9 @@ def in_parts(scene: Scene, times: int) -> Parts:
         table = AdmissionTable(server.clock)
         authority = new_authority(at=at, life=LIFE)
         mine = ClientEnrolment(client)
-        theirs = ServerEnrolment(server, authority=authority, table=table)
+        theirs = ServerEnrolment(
+            server, authority=authority, table=table, audit=Unrecorded()
+        )
         parts.time("1 verify certificate", lambda: mine.pin(certificate))  # noqa: B023
         challenge = parts.time(
             "2-3 hello, challenge",
@@ -117,8 +128,11 @@ async def serve(directory: Path, port: int) -> None:
         node,
         authority=new_authority(at=at, life=LIFE),
         table=table,
+        audit=Unrecorded(),
         log=structlog.wrap_logger(structlog.ReturnLogger(), processors=[_drop]),
         on_admitted=lambda _: None,
+        # One party's node is timed again and again.
+        limits=Limits(enrolments_a_minute=1_000_000),
     )
     server = grpc.aio.server(options=server_options(MAX_MESSAGE_BYTES))
     server.add_generic_rpc_handlers((service,))
@@ -166,12 +180,6 @@ async def all_at_once(scene: Scene, address: Address, count: int) -> float:
     return time.perf_counter() - began
 
 
-def resident_bytes() -> int:
-    """Returns the memory this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def figures_of(directory: Path, *, times: int, nodes: int) -> list[Figure]:
     """Measures everything."""
     prepare(directory, nodes + 1)
@@ -195,7 +203,7 @@ def figures_of(directory: Path, *, times: int, nodes: int) -> list[Figure]:
     if used["admitted"] != nodes + 1:
         raise RuntimeError(f"{used['admitted']} nodes were admitted")
     total = statistics.median(whole)
-    medians = {n: statistics.median(v) for n, v in parts.milliseconds.items()}
+    medians = parts.medians()
     return [
         Figure(
             name="mutual enrolment, median",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,31 @@ class Figure:
     unit: str
     reach: str = ""
     ok: bool = True
+
+
+class Parts:
+    """Milliseconds of each part of something, by what it does."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, list[float]] = {}
+
+    def time(self, name: str, step: Callable[[], Result]) -> Result:
+        """Times one step."""
+        began = time.perf_counter()
+        result = step()
+        spent = (time.perf_counter() - began) * 1000
+        self.milliseconds.setdefault(name, []).append(spent)
+        return result
+
+    def medians(self) -> dict[str, float]:
+        """Returns each part's median, in the order of their first times."""
+        return {n: statistics.median(v) for n, v in self.milliseconds.items()}
+
+
+def resident_bytes() -> int:
+    """Returns the memory this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def machine() -> dict[str, str | int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -42,8 +43,17 @@ SERVER = "server"
 _DAY = timedelta(days=1)
 
 
-def prepare(directory: Path, workers: int) -> None:
-    """Writes a plan of so many parties, their keys, and two simulated platforms."""
+def prepare(
+    directory: Path, workers: int, *, shares: Mapping[str, str] | None = None
+) -> None:
+    """Writes a plan of so many parties, their keys, and two simulated platforms.
+
+    Args:
+        directory: Where.
+        workers: How many of the parties are workers.
+        shares: Names of the shares of the state keys, by party.
+    """
+    held = shares or {}
     now = datetime.now(UTC)
     root = create_simulated_root(directory / "root", at=now - 30 * _DAY)
     write_simulated_collateral(root, at=now - _DAY)
@@ -67,6 +77,7 @@ def prepare(directory: Path, workers: int) -> None:
                 key=format_party_key(keys[name]),
                 data=f"sha256:{number:064x}" if number else None,
                 platforms=(platforms["worker" if number else "server"],),
+                state_share=held.get(name),
             )
             for number, name in enumerate(names)
         ),
@@ -93,6 +104,18 @@ class Scene:
             for role in ("server", "worker")
         }
 
+    def party_key(self, party: str) -> Ed25519PrivateKey:
+        """Returns the key that a party's custodian keeps."""
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(self.keys[party]))
+
+    def appraiser(self, clock: FlooredClock) -> Appraiser:
+        """Returns how everybody judges evidence."""
+        return Appraiser(
+            root=self.root,
+            collateral=CollateralFiles(self.directory / "root"),
+            clock=clock,
+        )
+
     def node(self, party: str, *, epoch: int = 1) -> Node:
         """Returns a warranted node."""
         found = self.plan.find_party(party)
@@ -108,7 +131,6 @@ class Scene:
             issued_at=now,
             expires_at=now + 86_400,
         )
-        key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(self.keys[party]))
         return Node(
             plan=self.plan,
             plan_hash=self.hash,
@@ -116,12 +138,8 @@ class Scene:
             party=party,
             identity=identity,
             prover=EvidenceProver(platform=self.platforms[found.role]),
-            appraiser=Appraiser(
-                root=self.root,
-                collateral=CollateralFiles(self.directory / "root"),
-                clock=clock,
-            ),
-            warrant=HeldWarrant(sign_warrant(terms, key)),
+            appraiser=self.appraiser(clock),
+            warrant=HeldWarrant(sign_warrant(terms, self.party_key(party))),
             epochs=EpochMemory(),
             clock=clock,
         )
