@@ -177,6 +177,7 @@ def test_a_custodian_with_another_key_is_refused(
     assert not deployment.events("alice", "warranted")
 
 
+@pytest.mark.long
 def test_epochs_and_marks_outlive_processes_that_were_killed(
     deployment: Deployment, start: Start, start_custodians: StartCustodians
 ) -> None:

@@ -23,6 +23,9 @@ from tests.support.made_files import MadeFiles, made_files
 
 from cloister.plan.plan import read_plan
 
+# A whole run, whose every file and process is looked through.
+pytestmark = pytest.mark.long
+
 # Where each secret lies in the clear: there, and nowhere else.
 HOMES = {
     "owner/identity.txt": {"owner"},

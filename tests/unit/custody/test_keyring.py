@@ -66,6 +66,8 @@ def test_a_keyring_opens_with_its_identity_and_is_its_owners_alone(
     assert made.keys[1].reveal() not in path.read_bytes()
 
 
+# A passphrase costs a second or more each time: that is what it is for.
+@pytest.mark.long
 def test_a_keyring_opens_with_its_passphrase_and_with_no_other(
     path: Path, lock: IdentityFile
 ) -> None:
