@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.integration.conftest import ROUNDS, RUN_ID, Deployment, cloister
+
+from cloister.plan.plan import read_plan
 
 PARTIES = ("aggregator", "alice", "bob")
 
@@ -74,6 +78,42 @@ def test_what_a_host_cuts_off_is_missed_by_every_party(
         done = cloister("audit", "verify", str(cut), "--head", head)
         assert done.returncode == 3, party
         assert "the log was cut" in done.stderr
+
+
+def _without_network() -> list[str]:
+    """Not everybody may make a namespace; for others the network is there, unused."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return []
+    alone = [unshare, "--net"]
+    tried = subprocess.run([*alone, "true"], capture_output=True, check=False)  # noqa: S603
+    return alone if tried.returncode == 0 else []
+
+
+def test_the_log_and_the_parties_keys_are_enough_on_a_machine_without_a_network(
+    auditor: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "audit.jsonl"
+    log.write_bytes((auditor / "run" / "audit.jsonl").read_bytes())
+    plan = read_plan(auditor / "plan.toml")
+    keys = [f"--key={party.name}={party.key}" for party in plan.party]
+    command = [sys.executable, "-I", "-m", "cloister", "audit", "verify", str(log)]
+    done = subprocess.run(  # noqa: S603 - our own program
+        [*_without_network(), *command, *keys, "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        env={},
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["holds"] is True
+    assert report["anchors"]["keys_compared"] == list(PARTIES)
+    assert report["anchors"]["keys_not_compared"] == {}
+    # What nobody brought is not proven, and said so.
+    assert report["end"]["proven"] is False
+    assert [it.name for it in tmp_path.iterdir()] == ["audit.jsonl"]
 
 
 def test_a_run_is_told_as_a_table(auditor: Path) -> None:

@@ -29,6 +29,7 @@ def test_the_demo_trains_seals_opens_and_says_that_it_is_simulated(
     assert result["rounds"] == 2
     assert result["parties"] == ["aggregator", "alice", "bob"]
     assert result["opened_accuracy"] == result["accuracy"]
+    assert result["audit_unproven_records"] == 0
     assert Path(str(result["sealed_model"])).parent == Path(str(result["run_dir"]))
     output = tmp_path / "model.safetensors"
     opened = cloister(
