@@ -97,6 +97,7 @@ def _open(
             dropped += file.keep_first(len(past.heads))
             return file, past, dropped
     except BaseException:
+        # Also on Ctrl-C: the lock would keep the next server out. Raised again.
         file.close()
         raise
     # The lock was held until here; whoever takes it meanwhile has the right file.

@@ -66,6 +66,7 @@ class AuditFile:
             log.close()
             raise _unwritable(path, error) from error
         except BaseException:
+            # Also on Ctrl-C: nobody has this object yet to close it. Raised again.
             log.close()
             raise
         return log
