@@ -150,7 +150,7 @@ def test_a_cut_tail_is_found_by_what_one_custodian_knows(run: AuditedRun) -> Non
     links, head = run.links(), run.head("alice")
     for end in range(3, len(links)):
         assert code_of_log(lines_of(*links[:end]), head) == "audit-cut", end
-    report = verify_bytes(lines_of(*links), head)
+    report = verify_bytes(lines_of(*links), head, anchors=run.anchors)
     assert report.unproven == 0
 
 
@@ -182,8 +182,8 @@ def test_two_forks_shown_to_two_auditors_are_found_by_two_heads(tmp_path: Path) 
         signed_head(run.federation, "bob", bobs, at=run.clock),
     ]
     # Each log alone is good, and so is each with the head of its own fork.
-    assert verify_bytes(fork, heads[0]).unproven == 0
-    assert verify_bytes(second, heads[1]).unproven == 0
+    for log, head in ((fork, heads[0]), (second, heads[1])):
+        assert verify_bytes(log, head, anchors=run.anchors).unproven == 0
     # Auditors who compare heads find out, whichever log they hold.
     assert code_of_log(second, heads[0]) == "audit-forked"
     assert code_of_log(second, *heads) == "audit-forked"

@@ -306,6 +306,11 @@ class AuditedRun:
         return verify_bytes(self.path.read_bytes(), *heads, anchors=anchors)
 
     @property
+    def anchors(self) -> Anchors:
+        """What an auditor brings who was told of the plan."""
+        return Anchors(plan_hash=plan_hash(self._plan))
+
+    @property
     def _plan(self) -> Plan:
         return self.federation.plan
 

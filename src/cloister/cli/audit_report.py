@@ -74,6 +74,7 @@ def report_object(report: AuditReport, *, model_compared: bool) -> Json:
                     "record": it.upto.record,
                     "round": it.round,
                     "had_at": int(it.had_at.timestamp()),
+                    "key_compared": it.party in report.keys_compared,
                 }
                 for it in report.proofs
             ],
@@ -184,6 +185,8 @@ def _end(report: AuditReport) -> Iterator[str]:
             f" of {it.party}, who had it by {_at(it.had_at)}"
             + ("" if it.party in report.keys_compared else ", IF that is its key")
         )
+    if any(it.party not in report.keys_compared for it in report.proofs):
+        yield "a head counts when its party's key was compared: bring --plan or --key"
     if report.unproven:
         since = "all of it" if proven is None else f"{report.unproven} records"
         yield (

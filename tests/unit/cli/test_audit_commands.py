@@ -117,7 +117,13 @@ def test_a_head_under_a_key_that_nobody_compared_is_said_to_be_one(
     run: AuditedRun,
 ) -> None:
     head = run.path.parent.parent / "alice.head"
-    assert "IF that is its key" in called(verify, run.path, "--head", head)
+    said = called(verify, run.path, "--head", head)
+    assert "IF that is its key" in said
+    assert "bring --plan or --key" in said
+    assert "NOT PROVEN: all of it" in said
+    end = json.loads(called(verify, run.path, "--head", head, "--json"))["end"]
+    assert (end["proven"], end["unproven_records"]) == (False, 10)
+    assert [it["key_compared"] for it in end["proofs"]] == [False]
 
 
 def test_one_known_key_vouches_for_the_plan_and_no_more(run: AuditedRun) -> None:

@@ -44,7 +44,8 @@ def run(tmp_path: Path) -> AuditedRun:
 
 
 def test_a_whole_run_holds(whole: AuditedRun) -> None:
-    report = whole.verify(whole.head("alice"), whole.head("bob"))
+    heads = whole.head("alice"), whole.head("bob")
+    report = whole.verify(*heads, anchors=whole.anchors)
     links = whole.links()
     assert (report.records, report.head) == (len(links), links[-1].head)
     assert (report.completed, report.rounds_recorded) == (ROUNDS, ROUNDS)

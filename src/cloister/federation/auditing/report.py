@@ -222,12 +222,17 @@ class AuditReport:
 
     @property
     def proven(self) -> Proof | None:
-        """The proof that reaches furthest; None where there is none at all."""
-        return max(self.proofs, key=lambda it: it.upto.record, default=None)
+        """The proof that reaches furthest; None where there is none at all.
+
+        Only by keys that the auditor knew: whoever invents a log and its parties signs
+        heads for them as well.
+        """
+        known = [it for it in self.proofs if it.party in self.keys_compared]
+        return max(known, key=lambda it: it.upto.record, default=None)
 
     @property
     def unproven(self) -> int:
-        """How many records at the end nobody outside the server's host vouches for."""
+        """How many records at the end nobody vouches for whose key was compared."""
         proven = self.proven
         return self.records - (0 if proven is None else proven.upto.record + 1)
 

@@ -17,7 +17,7 @@ from tests.support.made_audit import (
 
 from cloister.federation.auditing.heads import verify_signed_head
 from cloister.federation.auditing.opening import Opening
-from cloister.federation.auditing.report import SignedTime
+from cloister.federation.auditing.report import Anchors, SignedTime
 from cloister.plan.plan import plan_hash
 from cloister.ratls.mark import Mark
 from cloister.ratls.signed_head import HEAD_TYPE, encode_head, parse_head
@@ -101,12 +101,21 @@ def test_each_mark_on_the_way_proves_the_log_up_to_it(tmp_path: Path) -> None:
         heads.append(run.head("alice"))
     run.seal()
     run.log.close()
-    report = run.verify(*heads)
+    report = run.verify(*heads, anchors=run.anchors)
     assert [it.upto.record for it in report.proofs] == [2, 6, 7, 8]
     assert [it.round for it in report.proofs] == [0, 1, 2, 3]
     assert report.unproven == 1
     assert report.proven is not None
     assert report.proven.party == "alice"
+    # Whoever invents a log invents its parties, and signs heads for them.
+    unknown = run.verify(*heads)
+    assert [it.upto.record for it in unknown.proofs] == [2, 6, 7, 8]
+    assert (unknown.proven, unknown.unproven) == (None, unknown.records)
+    # Of those whose keys are known, the one that reaches furthest counts.
+    key = run.federation.plan.find_party("aggregator").key
+    some = run.verify(*heads, anchors=Anchors(party_keys={"aggregator": key}))
+    assert some.proven is not None
+    assert (some.proven.upto.record, some.unproven) == (2, some.records - 3)
 
 
 def unknown(mark: Mark, **changes: object) -> Mark:
