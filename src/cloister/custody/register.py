@@ -5,6 +5,9 @@ come, sealed keys, and a record of every decision. Every call is one transaction
 disk before it returns, so a warrant that left the custodian is remembered whatever
 crashes after it.
 
+One class, and longer than others: each method is one transaction, and what it checks in
+which order stands in it; the rules themselves are in ``register_*.py``.
+
 What a register cannot know: an older copy of its file, put back while no custodian had
 it open, looks like any other. Epochs and marks begin again where the copy stands.
 """
