@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 	--constraint constraints.txt --editable
 PYTEST := $(BIN)/python -m pytest $(PYTEST_FLAGS)
-BENCHMARKS := $(filter-out $(addprefix benchmarks/,custody_%.py reporting.py scene.py), \
-	$(wildcard benchmarks/*.py))
+# Beside them are their parts; the peer's is downloaded, so it is asked for by name.
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,custody_%.py rounds_%.py flower%.py \
+	reporting.py scene.py), $(wildcard benchmarks/*.py))
 
-.PHONY: demo test test-long check lint types imports format dev bench clean tools
+.PHONY: demo test test-long check lint types imports format dev bench bench-peer clean tools
 
 demo: $(VENV)/.with-demo
 	$(BIN)/cloister demo $(DEMO_FLAGS)
@@ -40,6 +41,9 @@ dev: $(VENV)/.with-dev tools
 
 bench: $(VENV)/.with-dev
 	@set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python $$benchmark; done
+
+bench-peer: $(VENV)/.with-dev
+	$(BIN)/python benchmarks/flower.py
 
 # The tests ask two public programs whether they read what we write: age opens a sealed
 # model, openssl reads certificates. Only root can install them.

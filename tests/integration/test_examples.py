@@ -6,14 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.integration.conftest import LIMIT_SECONDS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_softmax_example_trains_three_hospitals(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["softmax", "own_strategy"])
+def test_an_example_trains_three_hospitals(name: str, tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, str(EXAMPLES / "softmax" / "run.py"), str(tmp_path / "run")],
+        [sys.executable, str(EXAMPLES / name / "run.py"), str(tmp_path / "run")],
         capture_output=True,
         text=True,
         check=False,

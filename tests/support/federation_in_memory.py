@@ -18,8 +18,10 @@ from tests.support.plan_tree import (
     WORKERS,
     Tree,
     add_recipient,
+    add_worker,
     measurement_of,
     plan_tree,
+    put,
     toml_of,
 )
 
@@ -144,7 +146,7 @@ class Federation:
         role = self.plan.find_party(party).role
         return load_simulated_platform(
             self.directory / party,
-            tee=TEES[party],
+            tee=TEES.get(party, "tdx"),
             measurement=measurement or measurement_of(role),
         )
 
@@ -187,6 +189,7 @@ def make_federation(
     change: Callable[[Tree], Tree] = lambda tree: tree,
     pinned: bool = False,
     recipients: tuple[str, ...] = (),
+    more_workers: tuple[str, ...] = (),
 ) -> Federation:
     """Makes a development root, a platform for every party, keys and a plan.
 
@@ -194,9 +197,10 @@ def make_federation(
         directory: Where the platforms' keys go.
         change: What to change in the plan.
         pinned: Whether the plan names every party's platform.
-        recipients: Attested recipients; only "rita" has a platform's kind.
+        recipients: Attested recipients; "rita" or anybody.
+        more_workers: Attested workers beside alice and bob.
     """
-    names = ("aggregator", *WORKERS, *recipients)
+    names = ("aggregator", *WORKERS, *more_workers, *recipients)
     root = create_simulated_root(directory / "root", at=START - timedelta(days=30))
     write_simulated_collateral(root, at=START - timedelta(days=1))
     platforms = {
@@ -212,6 +216,9 @@ def make_federation(
         keys={name: format_party_key(key) for name, key in keys.items()},
         recipient=recipient,
     )
+    for place, name in enumerate(more_workers, 1 + len(WORKERS)):
+        add_worker(tree, name)
+        put(tree, ("party", place, "key"), format_party_key(keys[name]))
     vaults = {}
     for name in recipients:
         vaults[name], recipient = new_recipient()

@@ -8,7 +8,7 @@ verification itself finds.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from cloister.federation.audit_verification import verify_audit
 from cloister.federation.auditing.report import Anchors, AuditReport
 from cloister.federation.messages import ModelHeader
 from cloister.federation.published import Ending
+from cloister.federation.rounds.cohort import draw
 from cloister.plan.consent import format_consent, sign_consent
 from cloister.plan.keys import format_party_key
 from cloister.plan.plan import Plan, parse_plan, plan_hash
@@ -56,7 +57,10 @@ MODEL = b"the sealed model"
 
 
 def audited_federation(
-    directory: Path, *, change: Callable[[Tree], Tree] = lambda tree: tree
+    directory: Path,
+    *,
+    change: Callable[[Tree], Tree] = lambda tree: tree,
+    more_workers: tuple[str, ...] = (),
 ) -> Federation:
     """Returns a federation whose run has three rounds."""
 
@@ -65,7 +69,21 @@ def audited_federation(
         put(tree, ("training", "schedule"), {"name": "constant"})
         return change(tree)
 
-    return make_federation(directory, change=shorter)
+    return make_federation(directory, change=shorter, more_workers=more_workers)
+
+
+def sampling(tree: Tree, seats: int) -> Tree:
+    """Has so many workers drawn for each round; returns the same tree."""
+    put(tree, ("training", "mode"), "fedavg")
+    put(tree, ("training", "local_steps"), 2)
+    put(tree, ("training", "local_optimizer"), {"learning_rate": 0.1})
+    return put(tree, ("rounds", "sample"), seats)
+
+
+def with_quorum(tree: Tree, quorum: int) -> Tree:
+    """Has rounds end with so many updates at the deadline; returns the same tree."""
+    put(tree, ("rounds", "deadline_seconds"), 60)
+    return put(tree, ("rounds", "quorum"), quorum)
 
 
 def text_of(plan: Plan) -> bytes:
@@ -190,9 +208,22 @@ class AuditedRun:
         """Sends a model out."""
         return Sent(round=self.completed + 1, head=self.log.head)
 
-    def participants(self, sent: Sent) -> tuple[Participant, ...]:
-        """Returns every worker's part, countersigned."""
-        return tuple(self.part(party.name, sent) for party in self._plan.workers)
+    def seated(self, number: int) -> tuple[str, ...]:
+        """Returns who is drawn for a round among all workers; all where none are."""
+        return draw(
+            [party.name for party in self._plan.workers],
+            seats=self._plan.seats,
+            seed=self._plan.training.seed,
+            round_number=number,
+        )
+
+    def participants(
+        self, sent: Sent, parties: Iterable[str] | None = None
+    ) -> tuple[Participant, ...]:
+        """Returns parties' parts, countersigned; of all workers unless given."""
+        if parties is None:
+            parties = (party.name for party in self._plan.workers)
+        return tuple(self.part(party, sent) for party in parties)
 
     def part(self, party: str, sent: Sent) -> Participant:
         """Returns a worker's part in what follows a model."""
@@ -209,13 +240,15 @@ class AuditedRun:
             ),
         )
 
-    def complete(self, sent: Sent) -> None:
-        """Records the round that a model was for."""
+    def complete(self, sent: Sent, parties: Iterable[str] | None = None) -> None:
+        """Records the round that a model was for; with all of its seats by default."""
         self.clock.forward(STEP)
         self.log.round_completed(
             sent.round,
             head=sent.head,
-            participants=self.participants(sent),
+            participants=self.participants(
+                sent, self.seated(sent.round) if parties is None else parties
+            ),
             state=state_after(sent.round),
         )
         self._table.advance(sent.round + 1)
@@ -226,8 +259,8 @@ class AuditedRun:
         while self.completed < rounds:
             self.complete(self.publish())
 
-    def seal(self) -> None:
-        """Seals the model."""
+    def seal(self, parties: Iterable[str] | None = None) -> None:
+        """Seals the model, on which all workers reported unless others are given."""
         sent = self.publish()
         self.clock.forward(STEP)
         self.log.model_sealed(
@@ -247,7 +280,7 @@ class AuditedRun:
                     audit_head=sent.head,
                     state=state_after(self.completed),
                 ),
-                reports=self.participants(sent),
+                reports=self.participants(sent, parties),
             ),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from cloister.errors import ProtocolError
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.course import course_of
 from cloister.federation.ports import Ports
+from cloister.federation.publisher import ARITHMETIC_THREADS
+from cloister.federation.rounds.machine import Phase
 from cloister.plan.site import Address
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
 from cloister.ratls.enrolling import Enrolled, enrol
@@ -77,10 +80,13 @@ async def open_server(
     """Opens both ports of a server that waits for its workers."""
     enrolment, training = free_addresses(2)
     model = Softmax(features, CLASSES).initial_model(seed=node.plan.training.seed)
-    with open_journal(directory, party=node.party, as_json=False) as log:
+    with (
+        open_journal(directory, party=node.party, as_json=False) as log,
+        ThreadPoolExecutor(ARITHMETIC_THREADS) as threads,
+    ):
         audit = RecordedRun()
         coordinator = Coordinator(
-            course_of(node.plan, model), model, audit=audit, log=log
+            course_of(node.plan), model, audit=audit, threads=threads, log=log
         )
         ports = Ports(
             node,
@@ -102,6 +108,19 @@ async def open_server(
             )
             # Calls still waiting for a round end now, and not after a grace period.
             await coordinator.fail(ProtocolError("the story is over", code="over"))
+
+
+def jump_to(server: OpenServer, number: int) -> None:
+    """Has the model of a later round go out, as if those between had been trained."""
+    coordinator = server.coordinator
+    machine, last = coordinator._machine, server.node.plan.training.rounds
+    machine._round = number
+    machine._done.clear()
+    if number > last:
+        machine._phase = Phase.REPORTING
+        machine._seated.clear()
+    publisher = coordinator._publisher
+    coordinator._publish(publisher._published(number, None, final=number > last))
 
 
 @asynccontextmanager

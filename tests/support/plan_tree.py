@@ -35,7 +35,7 @@ def measurement_of(role: str, *, task_source: bytes = TASK_SOURCE) -> Measuremen
         installed_files=1,
         total_bytes=2,
     )
-    return node_measurement(installation, task_source=task_source, role=role)
+    return node_measurement(installation, sources=(task_source,), role=role)
 
 
 def plan_tree(
@@ -130,6 +130,32 @@ def add_recipient(
     root = at(tree, ("policy", "server", "root"))
     assert isinstance(root, str)
     return put(tree, ("policy", "recipient"), policy("recipient", root))
+
+
+def average(tree: Tree, *, local_steps: int = 3) -> Tree:
+    """Makes a round local steps and then the mean; returns the same tree."""
+    put(tree, ("training", "mode"), "fedavg")
+    put(tree, ("training", "local_steps"), local_steps)
+    put(tree, ("training", "local_optimizer"), {"learning_rate": 0.25})
+    return put(tree, ("training", "optimizer"), {"name": "sgd", "learning_rate": 1.0})
+
+
+def with_strategy(tree: Tree, *, file: str = "strategy.py") -> Tree:
+    """Gives the plan a strategy of its own; returns the same tree."""
+    return put(
+        tree,
+        ("training", "optimizer"),
+        {"name": "custom", "learning_rate": 0.5, "file": file, "class": "Own"},
+    )
+
+
+def with_quorum(
+    tree: Tree, quorum: int, *, deadline_seconds: int = 60, sample: int | None = None
+) -> Tree:
+    """Lets rounds end without everybody; returns the same tree."""
+    put(tree, ("rounds", "quorum"), quorum)
+    put(tree, ("rounds", "deadline_seconds"), deadline_seconds)
+    return tree if sample is None else put(tree, ("rounds", "sample"), sample)
 
 
 def hold_shares(tree: Tree, *names: str) -> Tree:

@@ -1,4 +1,9 @@
-"""A worker's calls on the training port, one message at a time."""
+"""A worker's calls on the training port, one message at a time.
+
+`contribute` opens a call on which a story may say anything at any time. Who keeps to
+the order says the header, waits until the update is `wanted`, and then the chunks;
+`send_update` does all of it.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +26,11 @@ from cloister.federation.messages import (
     Header,
     ModelRequest,
     UpdateHeader,
+    UpdateWanted,
+    decode_header,
     encode_header,
 )
-from cloister.federation.transfer import chunks_of
+from cloister.federation.wire_format import wire_format
 from cloister.ratls.node import Node
 
 Receiving: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
@@ -31,6 +38,8 @@ Contributing: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 _UnaryStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
 _StreamStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 _UnaryUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+
+_WANTED = encode_header(UpdateWanted())
 
 
 def receive(server: OpenServer, channel: grpc.aio.Channel) -> Receiving:
@@ -66,7 +75,9 @@ def update_for(server: OpenServer, node: Node, *, round_number: int = 1) -> list
         loss_sum=1.0,
         countersignature=countersigned(server, node),
     )
-    return [encode_header(header), *chunks_of(update)]
+    wire = wire_format(server.node.plan.training.wire, update.layout)
+    chunks = [wire.encode(update, number) for number in range(wire.chunk_count)]
+    return [encode_header(header), *chunks]
 
 
 def final_report(
@@ -90,9 +101,25 @@ async def send(call: Contributing, messages: Iterable[bytes]) -> None:
         await call.write(message)
 
 
+async def wanted(call: Contributing) -> None:
+    """Waits until the server asks for the chunks of the update whose header came."""
+    message = await call.read()
+    assert isinstance(message, bytes)
+    decode_header(message, UpdateWanted)
+
+
+async def send_update(call: Contributing, messages: Iterable[bytes]) -> None:
+    """Sends an update as a worker does: its chunks only when they are wanted."""
+    header, *chunks = messages
+    await call.write(header)
+    await wanted(call)
+    await send(call, chunks)
+    await call.done_writing()
+
+
 async def model_of(call: Receiving | Contributing) -> bytes:
     """Returns the model a call answers with, without its header."""
-    messages = [message async for message in call]
+    messages = await _rest(call)
     return b"".join(messages[1:])
 
 
@@ -100,10 +127,19 @@ async def refused(call: Receiving | Contributing) -> str:
     """Sends no more; returns the code of the refusal that must end `call`."""
     if isinstance(call, grpc.aio.StreamStreamCall):
         await call.done_writing()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it iterates
-        async for message in call:
-            pytest.fail(f"a refused call answered with {message[:40]!r}")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - who fails says why
+        answers = await _rest(call)
+        pytest.fail(f"a refused call answered with {answers[:1]!r:.80}")
     return refusal_code(caught.value)
+
+
+async def _rest(call: Receiving | Contributing) -> list[bytes]:
+    """Returns what is still to come, but for the wish for an update."""
+    messages: list[bytes] = []
+    while isinstance(message := await call.read(), bytes):
+        if message != _WANTED:
+            messages.append(message)
+    return messages
 
 
 async def begin_round(port: OpenServer, *channels: grpc.aio.Channel) -> None:

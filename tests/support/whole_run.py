@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -234,11 +234,11 @@ class Hooked(Softmax):
         return Learner(self, source, settings)
 
 
-def sources() -> dict[str, DataSource]:
+def sources(names: Iterable[str] = WORKERS) -> dict[str, DataSource]:
     """Returns every worker's data, disjoint and always the same."""
     return {
         name: clouds(seed=seed, features=FEATURES, classes=CLASSES)
-        for seed, name in enumerate(WORKERS, 1)
+        for seed, name in enumerate(names, 1)
     }
 
 
@@ -258,12 +258,12 @@ async def whole_run(
         ExceptionGroup: With the error of every node that failed.
     """
     nodes, tasks = nodes or scene.nodes(), tasks or {}
-    data = sources()
+    data = sources(worker.name for worker in scene.custodians.plan.workers)
     outcome, *others = await asyncio.gather(
         scene.serve(nodes["aggregator"], tasks.get("aggregator", task())),
         *(
             scene.work(nodes[name], tasks.get(name, task()), data[name])
-            for name in WORKERS
+            for name in data
         ),
         return_exceptions=True,
     )

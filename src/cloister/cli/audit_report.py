@@ -12,6 +12,7 @@ from datetime import datetime
 
 from cloister.attestation.claims import SgxMeasurements
 from cloister.attestation.policy import Verdict
+from cloister.cli.attendance_words import attendance_lines, attendance_object
 from cloister.cli.output import Json
 from cloister.federation.auditing.report import (
     AdmissionSeen,
@@ -108,6 +109,7 @@ def report_object(report: AuditReport, *, model_compared: bool) -> Json:
             "completed": report.completed,
             "planned": report.plan.training.rounds,
             "recorded": report.rounds_recorded,
+            "participants": attendance_object(report),
         },
         "model": None
         if seal is None
@@ -117,6 +119,7 @@ def report_object(report: AuditReport, *, model_compared: bool) -> Json:
             "size_bytes": seal.size_bytes,
             "recipients": list(seal.recipients),
             "state": seal.state,
+            "reports": seal.reports,
             "compared": model_compared,
         },
         "refusals": counted.refusals,
@@ -178,14 +181,14 @@ def _keys(report: AuditReport) -> Iterator[str]:
 
 
 def _end(report: AuditReport) -> Iterator[str]:
-    proven = report.proven
+    proven, compared = report.proven, frozenset(report.keys_compared)
     for it in report.proofs:
         yield (
             f"proven up to record {it.upto.record} (round {it.round}) by the custodian"
             f" of {it.party}, who had it by {_at(it.had_at)}"
-            + ("" if it.party in report.keys_compared else ", IF that is its key")
+            + ("" if it.party in compared else ", IF that is its key")
         )
-    if any(it.party not in report.keys_compared for it in report.proofs):
+    if any(it.party not in compared for it in report.proofs):
         yield "a head counts when its party's key was compared: bring --plan or --key"
     if report.unproven:
         since = "all of it" if proven is None else f"{report.unproven} records"
@@ -236,10 +239,8 @@ def _nodes(admissions: tuple[AdmissionSeen, ...]) -> Iterator[str]:
 
 
 def _rounds(report: AuditReport) -> Iterator[str]:
-    yield (
-        f"{report.completed} of {report.plan.training.rounds} completed, each with all"
-        " workers, and countersigned by them"
-    )
+    yield f"{report.completed} of {report.plan.training.rounds} completed"
+    yield from attendance_lines(report)
     again = report.rounds_recorded - report.completed
     if again > 0:
         yield f"{again} were done again after a restart"
@@ -252,6 +253,7 @@ def _model(report: AuditReport, *, model_compared: bool) -> Iterator[str]:
         return
     yield f"sealed {_at(seal.sealed.at)}, {seal.size_bytes} bytes, sha256 {seal.sha256}"
     yield f"for {', '.join(seal.recipients)}"
+    yield f"{seal.reports} of {len(report.plan.workers)} workers countersigned the end"
     yield (
         "the file in the run directory is that model"
         if model_compared

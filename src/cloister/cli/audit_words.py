@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
+from cloister.cli.attendance_words import names_words
 from cloister.federation.audit_records import (
     AdmissionWithdrawn,
     AnyEntry,
@@ -33,15 +35,24 @@ def words_of(entry: AnyEntry) -> Words:
     return one_line(who), one_line(what)
 
 
-def rounds_words(first: RoundCompleted, last: RoundCompleted) -> Words:
-    """Returns the words for rounds that follow each other."""
-    who = ", ".join(it.party for it in last.participants)
-    if first.round == last.round:
-        return one_line(who), f"Round {last.round} was completed and countersigned."
-    return (
-        one_line(who),
-        f"Rounds {first.round} to {last.round} were completed and countersigned.",
+def rounds_words(rounds: Sequence[RoundCompleted]) -> Words:
+    """Returns the words for rounds that follow each other; there is one at least.
+
+    Not all need have had the same parties: who took part in any is named.
+    """
+    first, last = rounds[0], rounds[-1]
+    parties = dict.fromkeys(it.party for each in rounds for it in each.participants)
+    what = (
+        f"Round {last.round} was completed and countersigned"
+        if first.round == last.round
+        else f"Rounds {first.round} to {last.round} were completed and countersigned"
     )
+    least, most = (bound(len(it.participants) for it in rounds) for bound in (min, max))
+    # Where it was always all of them, there is nothing to add.
+    if least < len(parties):
+        what += f", by {least}" + (f" to {most}" if least < most else "")
+        what += " of them each"
+    return one_line(names_words(list(parties))), f"{what}."
 
 
 def _words(entry: AnyEntry) -> Words:
@@ -68,9 +79,9 @@ def _words(entry: AnyEntry) -> Words:
                 f"Its server's warrant was renewed, epoch {entry.warrant.terms.epoch}."
             )
         case RoundCompleted():
-            who, what = rounds_words(entry, entry)
+            who, what = rounds_words((entry,))
         case ModelSealed():
-            who = ", ".join(it.party for it in entry.reports)
+            who = names_words([it.party for it in entry.reports])
             what = (
                 f"The model of {entry.rounds} rounds was sealed to"
                 f" {', '.join(entry.recipients)}: {entry.size_bytes} bytes, sha256"

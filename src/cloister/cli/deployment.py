@@ -122,7 +122,7 @@ def _fill(
     tell("distributing the data over the workers")
     _distribute(order, [draft / "parties" / name / "data" for name, _ in order.workers])
     tell("measuring what the nodes will run")
-    measurements = _measure(task_source, order)
+    measurements = _measure((task_source,), order)
     tell("making every party's keys and custodian")
     custodians = make_sites(
         draft, order.parties, shareholders=order.shareholders, at=at
@@ -179,13 +179,15 @@ def _distribute(order: DeploymentOrder, shards: Sequence[Path]) -> None:
         split_cifar(order.data, shards)
 
 
-def _measure(task_source: bytes, order: DeploymentOrder) -> dict[str, Measurement]:
+def _measure(
+    sources: Sequence[bytes], order: DeploymentOrder
+) -> dict[str, Measurement]:
     installation = measure_installation(
         interpreter=running_interpreter(), search_path=isolated_path()
     )
     roles = dict.fromkeys(role for _, _, role in order.parties)
     return {
-        role: node_measurement(installation, task_source=task_source, role=role)
+        role: node_measurement(installation, sources=sources, role=role)
         for role in roles
     }
 

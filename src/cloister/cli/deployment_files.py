@@ -63,8 +63,9 @@ def plan_text(
             rounds=recipe.rounds,
             batch_size=recipe.batch_size,
             precision=recipe.precision,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
+            wire=_wire(recipe),
+            mode=_mode(recipe),
+            optimizers=_optimizers(recipe),
             warmup_rounds=recipe.warmup_rounds,
             evaluate_every=recipe.evaluate_every,
         ),
@@ -98,6 +99,32 @@ def site_text(entry: SiteEntry) -> str:
         collateral=COLLATERAL,
         data='data = "data"\n' if entry.with_data else "",
         shares=_shares(entry.shares),
+    )
+
+
+def _mode(recipe: Recipe) -> str:
+    if recipe.local_steps is None:
+        return _MODE_SYNC
+    return _MODE_FEDAVG.format(local_steps=recipe.local_steps)
+
+
+def _wire(recipe: Recipe) -> str:
+    said = {"float32": "exact", "bfloat16": "rounded: half the bytes, other bits"}
+    return f'"{recipe.wire}"'.ljust(30) + f"# {said[recipe.wire]}"
+
+
+def _optimizers(recipe: Recipe) -> str:
+    """Returns what descends on data, and what the server makes of the mean."""
+    descent = (
+        f"learning_rate = {recipe.learning_rate}, momentum = 0.9,"
+        f" weight_decay = {recipe.weight_decay} }}"
+    )
+    if recipe.local_steps is None:
+        return f'optimizer = {{ name = "sgd", {descent}'
+    return (
+        f"local_optimizer = {{ {descent}\n"
+        "# The server's: at rate 1 the next model is the mean of the workers' models.\n"
+        'optimizer = { name = "sgd", learning_rate = 1.0 }'
     )
 
 
@@ -139,6 +166,13 @@ def _inline(options: Mapping[str, bool | int | float]) -> str:
     return "{ " + ", ".join(pairs) + " }"
 
 
+_MODE_SYNC = """\
+mode = "sync-sgd"                    # each round: gradients up, parameters down"""
+
+_MODE_FEDAVG = """\
+mode = "fedavg"                      # each round: local steps, then the mean of all
+local_steps = {local_steps}                      # of every worker in a round"""
+
 _PLAN_HEAD = """\
 # What everybody signs. Unknown keys are errors; the hash covers every value.
 # Nothing here is about a machine: addresses and paths stand in each site.toml.
@@ -154,14 +188,14 @@ class = "{task_class}"
 options = {options}
 
 [training]
-mode = "sync-sgd"                    # each round: gradients up, parameters down
+{mode}
 rounds = {rounds}
-batch_size = {batch_size}                       # per worker
+batch_size = {batch_size}                      # per worker and step
 precision = "{precision}"
+wire = {wire}
 threads = 1                          # per worker; with precision it decides the bits
 seed = 7
-optimizer = {{ name = "sgd", learning_rate = {learning_rate}, momentum = 0.9, \
-weight_decay = {weight_decay} }}
+{optimizers}
 schedule = {{ name = "cosine", warmup_rounds = {warmup_rounds} }}
 
 [rounds]
@@ -196,7 +230,7 @@ _SHARES = """\
 _SITE = """\
 # What this node alone knows; unhashed. Paths are relative to this file.
 party = "{party}"
-patience_seconds = 120.0
+patience_seconds = 120.0             # longest silence; longer than a round computes
 
 [platform]
 kind = "simulated-{tee}"             # software that protects nothing: for trying out

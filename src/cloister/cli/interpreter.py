@@ -51,8 +51,10 @@ def become_node() -> None:
         # Not before: execve makes a process dumpable again. And what this imports may
         # read the environment, which is clean by now.
         from cloister.cli.hardening import harden_process  # noqa: PLC0415
+        from cloister.federation.allocator import settle_allocator  # noqa: PLC0415
 
         harden_process()
+        settle_allocator()
         return
     if sys.flags.isolated and sys.pycache_prefix == _NO_BYTECODE:
         raise PlatformError(

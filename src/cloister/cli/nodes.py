@@ -1,14 +1,15 @@
-"""Builds a node from its plan and site: joins custody, platform and task.
+"""Builds a node from its plan and site: joins custody, platform, task and strategy.
 
 The order matters. Everybody's consent to the plan is checked before anything else is
-done. The task's bytes are read once; they are measured, and only then compiled. The
-node's keys exist only in this process's memory. The warrant names them, so it is asked
-for last: each new node takes the place of the one before it.
+done. The plan's source files are read once; they are measured, and only then compiled.
+The node's keys exist only in this process's memory. The warrant names them, so it is
+asked for last: each new node takes the place of the one before it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 
 from structlog.typing import FilteringBoundLogger
@@ -16,14 +17,17 @@ from structlog.typing import FilteringBoundLogger
 from cloister.cli.host_time import utc_now
 from cloister.cli.places import Place
 from cloister.cli.platforms import open_prover, warn_if_refusable
+from cloister.cli.sources import Sources, read_sources
 from cloister.cli.trust import collateral_source, read_root
 from cloister.custody.client import CustodianLine
 from cloister.custody.node_keys import NodeKeys, gather_keys, other_shareholders
 from cloister.errors import ConfigError
+from cloister.federation.strategies.strategy import Strategy
+from cloister.federation.strategy_loading import load_strategy
 from cloister.federation.task import Task
-from cloister.federation.task_loading import load_task, read_task_source
+from cloister.federation.task_loading import load_task
 from cloister.plan.consent import check_consents
-from cloister.plan.plan import plan_hash
+from cloister.plan.plan import Plan, plan_hash
 from cloister.plan.site import Address, parse_address
 from cloister.ratls.appraiser import Appraiser
 from cloister.ratls.clock import FlooredClock
@@ -37,8 +41,23 @@ from cloister.ratls.warrant import HeldWarrant
 _CLOCK_BEHIND = timedelta(minutes=10)
 
 
-async def build_node(place: Place, *, log: FilteringBoundLogger) -> tuple[Node, Task]:
-    """Returns a node that has no warrant yet, measured, and its task.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltNode:
+    """A node and what it runs.
+
+    Attributes:
+        node: The node; it has no warrant yet.
+        task: The plan's task.
+        strategy: The plan's own, if it has one; at the server alone.
+    """
+
+    node: Node
+    task: Task
+    strategy: Strategy | None
+
+
+async def build_node(place: Place, *, log: FilteringBoundLogger) -> BuiltNode:
+    """Returns a node that was measured, and what it runs.
 
     Raises:
         CloisterError: If the plan is not signed by all, or any part is missing or does
@@ -49,9 +68,9 @@ async def build_node(place: Place, *, log: FilteringBoundLogger) -> tuple[Node, 
     clock = FlooredClock(utc_now)
     consents = check_consents(plan, place.plan_path, at=clock())
     clock.raise_floor(consents.newest, source="the newest consent")
-    source = read_task_source(place.task_path)
+    sources = read_sources(plan, place.plan_directory)
     # In threads, so that an interruption is heard meanwhile.
-    prover = await asyncio.to_thread(open_prover, place, source, log=log)
+    prover = await asyncio.to_thread(open_prover, place, sources, log=log)
     appraiser = _appraiser(place, clock)
     if isinstance(prover, EvidenceProver):
         await asyncio.to_thread(
@@ -63,12 +82,15 @@ async def build_node(place: Place, *, log: FilteringBoundLogger) -> tuple[Node, 
         )
     task = await asyncio.to_thread(
         load_task,
-        source,
+        sources.task,
         filename=plan.task.file,
         class_name=plan.task.class_,
         options=plan.task.options,
         simulated=plan.simulated,
     )
+    strategy = None
+    if party.role == "server":
+        strategy = await asyncio.to_thread(load_own_strategy, plan, sources)
     node = Node(
         plan=plan,
         plan_hash=plan_hash(plan),
@@ -81,7 +103,25 @@ async def build_node(place: Place, *, log: FilteringBoundLogger) -> tuple[Node, 
         epochs=EpochMemory(),
         clock=clock,
     )
-    return node, task
+    return BuiltNode(node=node, task=task, strategy=strategy)
+
+
+def load_own_strategy(plan: Plan, sources: Sources) -> Strategy | None:
+    """Returns the plan's own strategy; None where it names one of ours.
+
+    Raises:
+        ConfigError: If its file does not run, or its class is not a strategy.
+    """
+    own = plan.training.own_strategy
+    if own is None or sources.strategy is None:
+        return None
+    return load_strategy(
+        sources.strategy,
+        filename=own.file,
+        class_name=own.class_,
+        options=own.options,
+        simulated=plan.simulated,
+    )
 
 
 async def open_line(

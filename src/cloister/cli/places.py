@@ -23,7 +23,7 @@ class Place:
 
     Attributes:
         plan: The plan.
-        plan_path: Its file; the task and the consents lie beside it.
+        plan_path: Its file; source files and consents lie beside it.
         site: The node's site.
         site_directory: What the site's paths are relative to.
     """
@@ -53,11 +53,6 @@ class Place:
     def party(self) -> Party:
         """The node's party, as the plan has it."""
         return self.plan.find_party(self.site.party)
-
-    @property
-    def task_path(self) -> Path:
-        """The plan's task file."""
-        return self.plan_directory / self.plan.task.file
 
     @property
     def run_directory(self) -> Path:

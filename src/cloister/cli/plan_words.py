@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from cloister.attestation.policy_words import references_in_words, root_in_words
+from cloister.cli.training_words import training_in_words
 from cloister.plan.plan import Party, Plan, plan_hash
 
 
 def describe(plan: Plan) -> list[str]:
     """Returns a plan in words, line by line."""
-    training, workers = plan.training, ", ".join(p.name for p in plan.workers)
+    workers = ", ".join(p.name for p in plan.workers)
     return [
         f"Run {plan.run_id}, plan {plan_hash(plan).hex()}",
         *_predecessor(plan),
         "",
         f"{plan.server.name} aggregates; {workers} train on their own data.",
         *_attested_recipients(plan),
-        f"{training.rounds} rounds of synchronous SGD, {training.batch_size} examples"
-        f" a worker and round, in {training.precision}, all workers every round.",
-        f"The task is {plan.task.class_} in {plan.task.file}"
-        f" with {dict(plan.task.options)}.",
+        *training_in_words(plan),
         "",
         *_attestation(plan),
         "",
@@ -27,9 +25,7 @@ def describe(plan: Plan) -> list[str]:
         "",
         "The host sees sizes, times, round numbers and aggregate metrics.",
         *_evaluated(plan),
-        "A worker sees every round's model, and what it can compute from two of them:"
-        " of only two workers, each learns the other's mean gradient. It never sees"
-        " another's records.",
+        *_seen_by_workers(plan),
         *_sealed_to(plan),
     ]
 
@@ -49,6 +45,21 @@ def _evaluated(plan: Plan) -> list[str]:
                 f" {party.data}:",
                 "its metrics over them appear in its log on its host.",
             ]
+    return lines
+
+
+def _seen_by_workers(plan: Plan) -> list[str]:
+    fewest = 2  # and then what is not one's own is the other's
+    lines = [
+        "A worker sees the models of its rounds, and what it can compute from two of"
+        " them: of the mean of all updates, what is not its own. It never sees"
+        " another's records."
+    ]
+    if plan.least_contributors == fewest:
+        update = "mean gradient" if plan.training.mode == "sync-sgd" else "update"
+        lines.append(
+            f"A round may have only two contributors: each learns the other's {update}."
+        )
     return lines
 
 

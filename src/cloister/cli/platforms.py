@@ -20,6 +20,7 @@ from cloister.attestation.policy import Policy, appraise
 from cloister.attestation.reports import Tee
 from cloister.cli.hardening import refuse_swap, warn_of_swap
 from cloister.cli.places import Place
+from cloister.cli.sources import Sources
 from cloister.custody.party_key import read_party_key
 from cloister.errors import ConfigError, VerificationError
 from cloister.plan.keys import format_party_key
@@ -35,12 +36,12 @@ _MEASUREMENTS: dict[Tee, tuple[str, ...]] = {
 _REPORT_DATA = bytes(64)
 
 
-def open_prover(place: Place, source: bytes, *, log: FilteringBoundLogger) -> Prover:
+def open_prover(place: Place, sources: Sources, *, log: FilteringBoundLogger) -> Prover:
     """Returns what the node proves itself with: what its site has and the plan wants.
 
     Args:
         place: The node's plan and site.
-        source: The task's source, which is measured.
+        sources: The plan's source files, which are measured.
         log: Is told what was measured.
 
     Raises:
@@ -58,7 +59,7 @@ def open_prover(place: Place, source: bytes, *, log: FilteringBoundLogger) -> Pr
         return _party_prover(place, log)
     _check_reality(place, section)
     _check_swap(section, log)
-    platform = _open_platform(place, section, source)
+    platform = _open_platform(place, section, sources)
     log.info(
         "node-measured",
         role=place.party.role,
@@ -124,7 +125,9 @@ def _check_swap(section: PlatformSection, log: FilteringBoundLogger) -> None:
         warn_of_swap(log=log)
 
 
-def _open_platform(place: Place, section: PlatformSection, source: bytes) -> Platform:
+def _open_platform(
+    place: Place, section: PlatformSection, sources: Sources
+) -> Platform:
     if section.kind == "gramine":
         return open_gramine_platform()
     if section.kind == "tdx":
@@ -138,7 +141,7 @@ def _open_platform(place: Place, section: PlatformSection, source: bytes) -> Pla
         place.at_site(section.directory),
         tee=_SIMULATED[section.kind],
         measurement=node_measurement(
-            installation, task_source=source, role=place.party.role
+            installation, sources=sources.measured, role=place.party.role
         ),
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cloister.workloads
+from cloister.plan.training import Mode, Wire
 
+LOCAL_STEPS = 8
 _IMAGE_TASK = Path(cloister.workloads.__file__).parent / "image_classification.py"
 
 
@@ -21,12 +23,14 @@ class Recipe:
         task_class: The class in it.
         options: The task's options.
         rounds: Rounds of training.
-        batch_size: Examples a worker and round.
+        batch_size: Examples a worker and step.
         precision: ``float32`` or ``bfloat16``.
         learning_rate: Its peak.
-        weight_decay: Of the server's optimiser.
+        weight_decay: Of the optimiser that descends on data.
         warmup_rounds: Rounds until the peak.
         evaluate_every: Rounds between evaluations.
+        local_steps: Steps of a worker in a round of fedavg; None in sync-sgd.
+        wire: How parameters and updates travel.
     """
 
     name: str
@@ -40,6 +44,23 @@ class Recipe:
     weight_decay: float
     warmup_rounds: int
     evaluate_every: int
+    local_steps: int | None = None
+    wire: Wire = "float32"
+
+    @property
+    def mode(self) -> Mode:
+        """What a worker does in a round."""
+        return "sync-sgd" if self.local_steps is None else "fedavg"
+
+    def averaged(self, *, local_steps: int) -> Recipe:
+        """Returns the recipe for fedavg: as many steps, in fewer rounds."""
+        return replace(
+            self,
+            local_steps=local_steps,
+            rounds=max(1, self.rounds // local_steps),
+            warmup_rounds=self.warmup_rounds // local_steps,
+            evaluate_every=max(1, self.evaluate_every // local_steps),
+        )
 
 
 DIGITS = Recipe(

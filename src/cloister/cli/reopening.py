@@ -7,7 +7,7 @@ from pathlib import Path
 from cloister.cli.places import read_place
 from cloister.errors import ConfigError
 from cloister.federation.messages import EvaluationReport
-from cloister.federation.rounds import mean_metrics
+from cloister.federation.rounds.reports import mean_metrics
 from cloister.federation.task import LearnerSettings
 from cloister.federation.task_loading import load_task, read_task_source
 from cloister.plan.plan import Plan

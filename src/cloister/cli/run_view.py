@@ -31,6 +31,9 @@ class RunView:
             p.name: {"role": p.role, "tee": "", "state": "starting", "attested": ""}
             for p in (plan.server, *plan.workers)
         }
+        self._attested_by: set[str] = set()
+        self._workers = len(plan.workers)
+        self._server = plan.server.name
         self.round = 0
         self.loss: float | None = None
         self.metrics: dict[str, float] = {}
@@ -50,7 +53,13 @@ class RunView:
                 admitted["attested"] = "no, by its key" if by_key else "by " + name
             return
         if kind == "server-attested":
-            self.parties[self.plan.server.name]["attested"] = "by all workers"
+            self._attested_by.add(name)
+            met = len(self._attested_by)
+            self.parties[self._server]["attested"] = (
+                "by all workers"
+                if met == self._workers
+                else f"by {met} of {self._workers} workers"
+            )
         if kind == "node-measured":
             simulated = " (simulated)" if event.get("simulated") else ""
             row["tee"] = f"{event.get('tee')}{simulated}"
@@ -64,7 +73,9 @@ class RunView:
     def _take_training(self, kind: str, event: Event) -> None:
         if kind == "round":
             self.round = int(_number(event, "round"))
-            self.loss = _number(event, "loss")
+            loss = event.get("loss")
+            # Where too few took part, nobody is told theirs.
+            self.loss = loss if isinstance(loss, int | float) else None
             self.bytes_moved = int(
                 _number(event, "bytes_received") + _number(event, "bytes_sent")
             )

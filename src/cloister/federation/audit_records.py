@@ -178,7 +178,8 @@ class RoundCompleted(Entry, frozen=True, kw_only=True, tag="round"):
     Attributes:
         round: Counts from 1.
         head: The head of this log that went out with the round's model.
-        participants: In plan order.
+        participants: Those whose updates counted, in plan order. The plan says who they
+            may be (`auditing.participants`).
         state: SHA-256 of the state after the round, where it was computed.
     """
 
@@ -198,7 +199,8 @@ class ModelSealed(Entry, frozen=True, kw_only=True, tag="model-sealed"):
         rounds: Rounds trained.
         state: SHA-256 of the final state.
         head: The head that went out with the final model.
-        reports: The parties that reported on it, and countersigned that head.
+        reports: The parties that reported on it, and countersigned that head, in plan
+            order; with a number as quorum maybe not all.
     """
 
     sha256: Hex32

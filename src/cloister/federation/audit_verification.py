@@ -13,10 +13,12 @@ pass:
     asks for, at the record's time with the recorded collateral; epochs never fall.
  6. Refusals: signature and form, and that the plan has the party. What was refused is
     not judged again: that may be just what nobody can read.
- 7. Rounds: one after the other, after a restart from the state introduced; every worker
-    took part, admitted, and countersigned the head that went out with the model.
- 8. Seal: after the last round, to the plan's recipients, every worker's report
-    countersigned.
+ 7. Rounds: one after the other, after a restart from the state introduced; just those
+    took part whom the plan lets be all, each one admitted, and countersigned the head
+    that went out with the model. The rule is the plan's alone: all workers; the cohort
+    that its seed draws; or, with a number as quorum, so many at least.
+ 8. Seal: after the last round, to the plan's recipients, the reports of all workers, or
+    of as many as the quorum at least, countersigned.
  9. Heads: what custodians signed lies in the log at its place; else cut or forked.
 10. Time: records are judged at their own time, which is the server's host's clock. From
     below it is bounded by what others signed (consents, warrants, collateral), from
@@ -30,7 +32,9 @@ the work of one server or of another (epochs, step 9). It cannot make a record.
 What nothing pins but the server's signature, so that it is worth what the attested code
 is: reasons of refusals, withdrawals and failures; the digest of the sealed file; the
 state a run begins with and those that no custodian's head names; and that the server
-was told of all that happened: what a host keeps from it is in no log.
+was told of all that happened: what a host keeps from it is in no log. So with a number
+as quorum nothing says why a worker is missing from a round: it came late, had no seat,
+or its messages were held back.
 
 What an attacker with a custodian's disk can do: warrant other nodes of that one party,
 which must prove the plan's code all the same (unless the plan admits the party by its

@@ -1,40 +1,31 @@
-"""The end of training: every worker's report on the final model, one each."""
+"""The end of training: the workers' reports on the final model, one each."""
 
 from __future__ import annotations
 
 from cloister.federation.audit_records import Participant
 from cloister.federation.messages import EvaluationReport
-from cloister.federation.rounds import count_left_out, mean_metrics
+from cloister.federation.rounds.reports import count_left_out
+from cloister.federation.tally import means_of
 
 
 class Finals:
-    """Collects the reports on the final model.
+    """Collects the reports on the final model."""
 
-    Args:
-        parties: The workers, in plan order.
-    """
-
-    def __init__(self, parties: tuple[str, ...]) -> None:
-        self._parties = parties
+    def __init__(self) -> None:
         self._reports: dict[str, tuple[Participant, EvaluationReport]] = {}
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Parties that have not reported, in plan order."""
-        return tuple(p for p in self._parties if p not in self._reports)
-
-    @property
-    def participants(self) -> tuple[Participant, ...]:
-        """Who has reported, in plan order."""
-        return tuple(self._reports[p][0] for p in self._parties if p in self._reports)
 
     def take(self, by: Participant, report: EvaluationReport) -> None:
         """Takes a party's report; another one of the same party changes nothing."""
         self._reports.setdefault(by.party, (by, report))
 
-    def metrics(self) -> tuple[dict[str, float], int]:
-        """Returns the means of what all report, and how many metrics are not in it."""
-        if self.missing:
-            raise RuntimeError("metrics are of all parties")
-        reports = [self._reports[p][1] for p in self._parties]
-        return mean_metrics(reports), count_left_out(reports)
+    def participants(self, parties: tuple[str, ...]) -> tuple[Participant, ...]:
+        """Returns the part that each of `parties` has in the end."""
+        return tuple(self._reports[party][0] for party in parties)
+
+    def metrics(self, parties: tuple[str, ...]) -> tuple[dict[str, float], int]:
+        """Returns the means of what all of `parties` report, and how many have none.
+
+        Nothing where it would be one party's own.
+        """
+        reports = [self._reports[party][1] for party in parties]
+        return means_of(reports) or {}, count_left_out(reports)

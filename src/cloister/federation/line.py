@@ -1,9 +1,16 @@
-"""A worker's calls on the training port."""
+"""A worker's calls on the training port.
+
+A call is one conversation in a fixed order (`messages.py`); the worker says its part,
+then listens. So the server's reason is read in one place only, wherever in the order it
+comes, and a call leaves no task behind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TypeAlias
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import TypeAlias, TypeVar
 
 import grpc
 
@@ -15,26 +22,30 @@ from cloister.federation.messages import (
     RECEIVE,
     FinalReport,
     Finished,
+    Header,
     ModelHeader,
     ModelRequest,
     UpdateHeader,
+    UpdateWanted,
     decode_header,
     encode_header,
 )
-from cloister.federation.rounds import check_layout
-from cloister.federation.transfer import Receiver, chunks_of
+from cloister.federation.rounds.checks import check_layout
+from cloister.federation.updates import ModelReceiver
+from cloister.federation.wire_format import WireFormat
 from cloister.ratls.admission_table import Peer
 from cloister.ratls.refusals import decode_status, one_line, refused_by_peer
 
 # The code of a call that ended without any reason of the server's.
 SERVER_GONE = "server-gone"
 
-_Reply: TypeAlias = (
-    "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]"
-)
 _UnaryStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
 _StreamStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 _UnaryUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+_Sending: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+_Reply: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes] | _Sending"
+_Call = TypeVar("_Call", bound=grpc.aio.Call)
+_Kind = TypeVar("_Kind", bound=Header)
 
 
 class Line:
@@ -43,63 +54,151 @@ class Line:
     Args:
         channel: The channel to the training port.
         server: The server at its other end.
-        model: Receives every model.
+        model: Receives every model; counts when a call has returned its header.
+        wire: How models and updates travel.
 
     Attributes:
         server: The server.
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, server: Peer, model: ModelBuffer
+        self,
+        channel: grpc.aio.Channel,
+        server: Peer,
+        *,
+        model: ModelBuffer,
+        wire: WireFormat,
     ) -> None:
         self.server = server
         self._receive: _UnaryStream = channel.unary_stream(RECEIVE)
         self._contribute: _StreamStream = channel.stream_stream(CONTRIBUTE)
         self._finish: _UnaryUnary = channel.unary_unary(FINISH)
         self._model = model
+        self._wire = wire
         self._layout = model.layout.digest()
 
     async def receive(self) -> ModelHeader:
-        """Asks for the current model; returns once all workers have come."""
+        """Asks for the current model; returns once there is one for this node.
+
+        Raises:
+            ProtocolError: If the server refuses the request, goes away, or sends
+                anything but a model.
+            RefusedByPeer: If it does not let this node take part.
+        """
         request = encode_header(ModelRequest(layout=self._layout))
-        return await self._take_model(self._receive(request))
+        with _conversation(self._receive(request)) as call:
+            return await self._take_model(call)
 
     async def contribute(
         self, header: UpdateHeader, update: ModelBuffer
     ) -> ModelHeader:
-        """Sends an update and receives the next round's model."""
+        """Sends an update as soon as it is wanted; receives the next model.
 
-        async def messages() -> AsyncIterator[bytes]:
-            yield encode_header(header)
-            for chunk in chunks_of(update):
-                yield chunk
-
-        return await self._take_model(self._contribute(messages()))
+        Raises:
+            ProtocolError: If the server refuses the update, goes away, or does not
+                keep to the order of the call.
+            RefusedByPeer: If it does not let this node take part.
+        """
+        with _conversation(self._contribute()) as call:
+            await _begin(call, encode_header(header))
+            _header(await _read(call), UpdateWanted)
+            await self._send(call, update)
+            return await self._take_model(call)
 
     async def finish(self, report: FinalReport) -> None:
-        """Sends the report on the final model."""
-        try:
-            reply = await self._finish(encode_header(report))
-        except grpc.aio.AioRpcError as error:
-            raise _explain(error) from error
-        decode_header(reply, Finished)
+        """Sends the report on the final model.
 
-    async def _take_model(self, reply: _Reply) -> ModelHeader:
-        receiver = Receiver(self._model)
-        header: ModelHeader | None = None
-        try:
-            async for message in reply:
-                if header is None:
-                    header = decode_header(message, ModelHeader)
-                    check_layout("the server", expected=self._layout, got=header.layout)
-                else:
-                    receiver.feed(message)
-        except grpc.aio.AioRpcError as error:
-            raise _explain(error) from error
-        if header is None:
-            raise ProtocolError("the server sent no model", code="model-missing")
+        Raises:
+            ProtocolError: If the server refuses it, or goes away.
+            RefusedByPeer: If it does not let this node take part.
+        """
+        with _conversation(self._finish(encode_header(report))) as call:
+            # None from a server that ends the call well and says nothing.
+            reply: bytes | None = await call
+            _header(reply, Finished)
+
+    async def _send(self, call: _Sending, update: ModelBuffer) -> None:
+        """Sends an update chunk by chunk; none is made before the last one is away."""
+        with _unless_over():
+            for number in range(self._wire.chunk_count):
+                await call.write(self._wire.encode(update, number))
+            await call.done_writing()
+
+    async def _take_model(self, call: _Reply) -> ModelHeader:
+        header = _header(await _read(call), ModelHeader)
+        check_layout("the server", expected=self._layout, got=header.layout)
+        receiver = ModelReceiver(self._wire, self._model)
+        while (chunk := await _read(call)) is not None:
+            receiver.feed(chunk)
         receiver.finish()
         return header
+
+
+@contextlib.contextmanager
+def _conversation(call: _Call) -> Iterator[_Call]:
+    """Has what ends a call raised as our own error, and leaves no call open."""
+    try:
+        yield call
+    except grpc.aio.AioRpcError as error:
+        raise _explain(error) from error
+    except asyncio.CancelledError:
+        # gRPC raises it also for a call that the other side cancelled. Taken for a
+        # cancellation of ours, it would end this node without a word.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise _gone("CANCELLED", "") from None
+    finally:
+        # Also where this side has ended it, with an error or because it was cancelled.
+        call.cancel()
+
+
+@contextlib.contextmanager
+def _unless_over() -> Iterator[None]:
+    """Ends the block early if the server has ended the call: reading says why."""
+    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.InternalError):
+        yield
+
+
+async def _begin(call: _Sending, message: bytes) -> None:
+    """Sends the first message, unless the call ends before it has begun.
+
+    gRPC lets such a write wait for ever.
+    """
+    with _unless_over():
+        writing = asyncio.ensure_future(call.write(message))
+
+        def stop(_: object) -> None:
+            writing.cancel()
+
+        call.add_done_callback(stop)
+        try:
+            await writing
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+
+
+def _header(message: bytes | None, kind: type[_Kind]) -> _Kind:
+    if message is None:
+        raise ProtocolError(
+            "the server ended the call before its time",
+            code="call-short",
+            expected=kind.__name__,
+            got="nothing more",
+        )
+    return decode_header(message, kind)
+
+
+async def _read(call: _Reply) -> bytes | None:
+    """Returns the next message; None when the server has said all.
+
+    Raises:
+        AioRpcError: If the call broke, or the server ended it with a reason.
+    """
+    message = await call.read()
+    return message if isinstance(message, bytes) else None
 
 
 def _explain(error: grpc.aio.AioRpcError) -> ProtocolError | RefusedByPeer:
@@ -114,10 +213,14 @@ def _explain(error: grpc.aio.AioRpcError) -> ProtocolError | RefusedByPeer:
             expected=refusal.expected,
             got=refusal.got,
         )
+    return _gone(error.code().name, error.details() or "")
+
+
+def _gone(status: str, details: str) -> ProtocolError:
     return ProtocolError(
         "the server went away",
         code=SERVER_GONE,
         expected="an answer",
-        got=f"{error.code().name}: {one_line((error.details() or '')[:200])}",
+        got=f"{status}: {one_line(details[:200])}",
         remedy="Its log says why; start the run again.",
     )

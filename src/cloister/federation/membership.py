@@ -37,6 +37,7 @@ from cloister.federation.warranting import (
     seconds_in_force,
     seconds_to_renewal,
 )
+from cloister.federation.wire_format import WireFormat
 from cloister.plan.site import Address
 from cloister.ratls.certificate import CLOCK_TOLERANCE
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
@@ -82,6 +83,7 @@ class Membership:
         node: The worker's node.
         custodian: Renews its warrant.
         model: Where models land.
+        wire: How they and updates travel.
         enrolment: The server's enrolment port.
         training: The server's training port.
         patience_seconds: How long to wait for a server to appear.
@@ -92,8 +94,9 @@ class Membership:
         self,
         node: Node,
         custodian: Custodian,
-        model: ModelBuffer,
         *,
+        model: ModelBuffer,
+        wire: WireFormat,
         enrolment: Address,
         training: Address,
         patience_seconds: float,
@@ -102,6 +105,7 @@ class Membership:
         self._node = node
         self._warrant = Renewal(node, custodian, log=log)
         self._model = model
+        self._wire = wire
         self._enrolment = enrolment
         self._training = training
         self._patience_seconds = patience_seconds
@@ -248,7 +252,9 @@ class Membership:
             self._admission,
             _Admission(
                 channel=channel,
-                line=Line(channel, admittance.server, self._model),
+                line=Line(
+                    channel, admittance.server, model=self._model, wire=self._wire
+                ),
                 expires_at=admittance.expires_at,
                 renew_at=now + (admittance.expires_at - now) / 2,
                 # Of an odd number the larger half: to renew in the very round of the

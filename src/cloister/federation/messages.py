@@ -1,7 +1,7 @@
 """What travels on the training port beside raw chunks.
 
     Receive     ModelRequest                 -> ModelHeader, chunks
-    Contribute  UpdateHeader, chunks         -> ModelHeader, chunks
+    Contribute  UpdateHeader, chunks         -> UpdateWanted, ModelHeader, chunks
     Finish      FinalReport                  -> Finished
 
 A stream begins with one header; every later message is a raw slice of the model
@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
+from typing_extensions import override
 
 from cloister.errors import ProtocolError
 
@@ -52,6 +53,10 @@ class EvaluationReport(Header, frozen=True, kw_only=True):
     sums: Annotated[
         dict[Annotated[str, Meta(max_length=64)], float], Meta(max_length=MAX_METRICS)
     ]
+
+    @override
+    def __repr__(self) -> str:
+        return f"EvaluationReport({len(self.sums)} metrics)"  # they are one party's
 
 
 class ModelRequest(Header, frozen=True, kw_only=True):
@@ -100,6 +105,14 @@ class UpdateHeader(Header, frozen=True, kw_only=True):
     loss_sum: float
     countersignature: Countersignature
     evaluation: EvaluationReport | None = None
+
+    @override
+    def __repr__(self) -> str:
+        return f"UpdateHeader(round {self.round})"  # the loss is one party's
+
+
+class UpdateWanted(Header, frozen=True, kw_only=True):
+    """The server has room for the update: its chunks may follow."""
 
 
 class FinalReport(Header, frozen=True, kw_only=True):

@@ -22,10 +22,10 @@ from cloister.ratls.channels import (
     enrolment_credentials,
     listen,
     prove_tls13_only,
-    server_options,
     start,
     stranger_options,
     training_credentials,
+    training_options,
 )
 from cloister.ratls.enrolment_service import EnrolmentService
 from cloister.ratls.identity import Spki
@@ -82,7 +82,7 @@ class Ports:
         self._log = log
         self._coordinator = coordinator
         self._met: set[str] = set()
-        self._training = grpc.aio.server(options=server_options(MAX_CHUNK_BYTES))
+        self._training = grpc.aio.server(options=training_options(MAX_CHUNK_BYTES))
         self._training_service = TrainingService(
             node, coordinator, table=self.table, audit=audit, log=log
         )

@@ -1,19 +1,76 @@
-"""What the coordinator hands out: models as they are sent, and the end of training."""
+"""What the coordinator hands out: models as they are sent, and the end of training.
+
+A model's bytes are made from the model itself, a chunk at a time, and the newest few
+are kept for all who are at the same place; so nothing here has a model's size.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cloister.errors import CloisterError, ProtocolError
 from cloister.federation.audit_records import Participant
+from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import ModelHeader
+from cloister.federation.wire_format import WireFormat
+
+_KEPT_CHUNKS = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A model as it is sent: the same bytes to every worker."""
+    """A model as it is sent: the same bytes to every worker.
 
-    header: ModelHeader
-    chunks: tuple[bytes, ...]
+    Args:
+        header: What goes before it.
+        model: Its values; they belong to the coordinator, which ends the sending
+            (`end`) before it changes them.
+        wire: How it is cut into chunks.
+    """
+
+    def __init__(
+        self, header: ModelHeader, model: ModelBuffer, wire: WireFormat
+    ) -> None:
+        self.header = header
+        self._model = model
+        self._wire = wire
+        self._kept: dict[int, bytes] = {}
+        self._ended: CloisterError | None = None
+
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks the model is."""
+        return self._wire.chunk_count
+
+    def end(self, error: CloisterError) -> None:
+        """Ends the sending; who has not all of it gets no more."""
+        self._ended = error
+        self._kept.clear()
+
+    def chunk(self, number: int) -> bytes:
+        """Returns a chunk.
+
+        Raises:
+            CloisterError: If the sending was ended.
+        """
+        if self._ended is not None:
+            raise self._ended
+        kept = self._kept.get(number)
+        if kept is None:
+            kept = self._wire.encode(self._model, number)
+            while len(self._kept) >= _KEPT_CHUNKS:
+                del self._kept[next(iter(self._kept))]
+            self._kept[number] = kept
+        return kept
+
+
+def superseded(round_number: int) -> ProtocolError:
+    """Returns what is told to who was still receiving a model that is gone."""
+    return ProtocolError(
+        f"the model of round {round_number} is not current any more",
+        code="model-superseded",
+        expected="a model received before its round ends",
+        remedy="Ask for the current one.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

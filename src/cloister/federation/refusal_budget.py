@@ -6,6 +6,7 @@ grow as fast.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -47,9 +48,11 @@ class RefusalBudget:
     def due(self) -> list[tuple[str, int]]:
         """Returns how many were left out, by party, in minutes that are over."""
         now = self._elapsed()
-        return self._take(
-            p for p, w in self._windows.items() if now - w.began >= _WINDOW_SECONDS
+        # In the order in which they began: the first that is not over ends the search.
+        over = itertools.takewhile(
+            lambda it: now - it[1].began >= _WINDOW_SECONDS, self._windows.items()
         )
+        return self._take(party for party, _ in over)
 
     def rest(self) -> list[tuple[str, int]]:
         """Returns how many were left out, by party, and were never returned."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from cloister.federation.layout import ModelBuffer
 from cloister.federation.marks import check_fresh_start, check_start, server_mark
 from cloister.federation.messages import ModelHeader
 from cloister.federation.ports import Ports
+from cloister.federation.publisher import ARITHMETIC_THREADS
+from cloister.federation.strategies.strategy import Strategy
 from cloister.federation.task import Task
 from cloister.federation.task_loading import task_code
 from cloister.federation.warranting import keep_warranted
@@ -77,6 +80,7 @@ async def serve(  # noqa: PLR0913 - all it takes to serve
     settings: ServerSettings,
     audit: AuditLog,
     log: FilteringBoundLogger,
+    strategy: Strategy | None = None,
     elapsed: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Runs the plan's rounds as its server and seals the model.
@@ -88,6 +92,7 @@ async def serve(  # noqa: PLR0913 - all it takes to serve
         settings: What the site decides.
         audit: The run's audit log, open; the caller closes it.
         log: One line for each decision, and for each round.
+        strategy: The plan's own strategy, where it has one.
         elapsed: A counter of seconds; it says how long the custodian was silent.
 
     Raises:
@@ -101,7 +106,35 @@ async def serve(  # noqa: PLR0913 - all it takes to serve
     check_recipients(plan.recipients)
     check_fresh_start(plan, custodian.mark)
     model = await asyncio.to_thread(_initial_model, plan, task)
-    coordinator = Coordinator(course_of(plan, model), model, audit=audit, log=log)
+    course = course_of(plan, own_strategy=strategy)
+    with ThreadPoolExecutor(
+        ARITHMETIC_THREADS, thread_name_prefix="arithmetic"
+    ) as threads:
+        coordinator = Coordinator(course, model, audit=audit, threads=threads, log=log)
+        return await _serve(
+            node,
+            task,
+            coordinator,
+            custodian=custodian,
+            settings=settings,
+            audit=audit,
+            log=log,
+            elapsed=elapsed,
+        )
+
+
+async def _serve(  # noqa: PLR0913 - all it takes to serve
+    node: Node,
+    task: Task,
+    coordinator: Coordinator,
+    *,
+    custodian: Custodian,
+    settings: ServerSettings,
+    audit: AuditLog,
+    log: FilteringBoundLogger,
+    elapsed: Callable[[], float],
+) -> Outcome:
+    plan = node.plan
     state = check_start(plan, coordinator.initial_state())
     ports = Ports(
         node,
@@ -132,7 +165,7 @@ async def serve(  # noqa: PLR0913 - all it takes to serve
         sealed = await seal_and_record(
             node,
             task,
-            model,
+            coordinator.model,
             metrics=metrics,
             ending=ending,
             path=settings.model_path,

@@ -1,28 +1,30 @@
-"""Turns the plan's task file into a task, from the very bytes that were measured.
-
-The file is read once, by whoever measures it; what is compiled here is what the
-evidence speaks of. A task is the model owner's code, so its failures are reported with
-the line they came from, and with its own words only where nothing is confidential: an
-exception's text may quote data, and logs lie on the host.
-"""
+"""Turns the plan's task file into a task, from the very bytes that were measured."""
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
+from typing import cast
 
-from cloister.errors import CloisterError, ConfigError
+from cloister.federation.plan_code import (
+    MAX_SOURCE_BYTES,
+    CodeKind,
+    Option,
+    PlanCode,
+    guarded,
+    read_source,
+)
 from cloister.federation.task import Task
 
-# A task is a page or two of code; its libraries are installed packages.
-MAX_TASK_BYTES = 1024 * 1024
+MAX_TASK_BYTES = MAX_SOURCE_BYTES
 
-_METHODS = ("schema", "initial_model", "learner", "export", "load_exported")
-_MODULE = "cloister_task"
+_TASK = CodeKind(
+    noun="task",
+    named_under="[task]",
+    methods=("schema", "initial_model", "learner", "export", "load_exported"),
+    advice="derive it from TorchTask",
+)
 
 
 def read_task_source(path: Path) -> bytes:
@@ -31,24 +33,7 @@ def read_task_source(path: Path) -> bytes:
     Raises:
         ConfigError: If the file is missing, unreadable or too large.
     """
-    try:
-        with path.open("rb") as file:
-            source = file.read(MAX_TASK_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            "cannot read the task",
-            code="task-unreadable",
-            expected=f"the plan's task file at {path}",
-            got=error.strerror or "an error",
-            remedy="It lies beside the plan and is named under [task] file.",
-        ) from error
-    if len(source) > MAX_TASK_BYTES:
-        raise ConfigError(
-            f"the task {path} is too large",
-            code="task-too-large",
-            expected=f"at most {MAX_TASK_BYTES} bytes",
-        )
-    return source
+    return read_source(path, _TASK)
 
 
 def load_task(
@@ -56,7 +41,7 @@ def load_task(
     *,
     filename: str,
     class_name: str,
-    options: Mapping[str, bool | int | float | str],
+    options: Mapping[str, Option],
     simulated: bool,
 ) -> Task:
     """Returns an instance of a task file's class.
@@ -71,60 +56,18 @@ def load_task(
     Raises:
         ConfigError: If the file does not run, or the class is not a task.
     """
-    module = ModuleType(_MODULE)
-    # Registered, because dataclasses and pickling of names look their module up.
-    sys.modules[_MODULE] = module
-    with task_code(filename, "loading the file", simulated=simulated):
-        exec(compile(source, filename, "exec"), module.__dict__)  # noqa: S102 - measured
-    made = getattr(module, class_name, None)
-    if not isinstance(made, type):
-        raise ConfigError(
-            f"{filename} has no class {class_name!r}",
-            code="task-class",
-            expected="the class named under [task] class",
-            got=", ".join(n for n, v in vars(module).items() if isinstance(v, type)),
-        )
-    with task_code(filename, f"making {class_name}", simulated=simulated):
-        task = made(**options)
-    missing = [name for name in _METHODS if not callable(getattr(task, name, None))]
-    if missing:
-        raise ConfigError(
-            f"{class_name} in {filename} is not a task",
-            code="task-class",
-            expected=f"the methods {', '.join(_METHODS)}; derive it from TorchTask",
-            got=f"none called {', '.join(missing)}",
-        )
-    loaded: Task = task
-    return loaded
+    code = PlanCode(kind=_TASK, source=source, filename=filename, simulated=simulated)
+    return cast("Task", code.make(class_name, options))
 
 
-@contextmanager
-def task_code(filename: str, doing: str, *, simulated: bool) -> Iterator[None]:
+def task_code(
+    filename: str, doing: str, *, simulated: bool
+) -> AbstractContextManager[None]:
     """Runs a task's code; whatever it raises leaves as one of our errors.
 
-    Belongs in the thread that runs the code: a `StopIteration` cannot pass through a
-    future, and whoever waits for it would wait for ever.
+    Belongs in the thread that runs the code.
 
     Raises:
         ConfigError: In place of any exception that is not ours.
     """
-    try:
-        yield
-    except CloisterError:
-        raise
-    except (Exception, SystemExit) as error:  # foreign code may raise anything
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == filename
-        ]
-        if isinstance(error, SyntaxError):
-            lines.append(error.lineno)
-        where = f" at line {lines[-1]}" if lines else ""
-        words = f": {str(error)[:300]}" if simulated else ""
-        raise ConfigError(
-            f"{filename} failed while {doing}",
-            code="task-failed",
-            got=f"{type(error).__name__}{where}{words}",
-            remedy="Mend the task; every party then measures it anew.",
-        ) from error
+    return guarded(_TASK, filename, doing, simulated=simulated)

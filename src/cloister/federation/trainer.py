@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from cloister.federation.countersigning import countersign_head
 from cloister.federation.layout import ModelBuffer
+from cloister.federation.local_training import LocalTraining, local_training
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
-from cloister.federation.task import Evaluation, Learner, LearnerSettings, Task
+from cloister.federation.task import (
+    Evaluation,
+    Learner,
+    LearnerSettings,
+    StepReport,
+    Task,
+)
 from cloister.federation.task_loading import task_code
+from cloister.federation.wire_format import WireFormat, wire_format
 from cloister.ratls.node import Node
 from cloister.storage.records import DataSource
 
@@ -31,6 +40,7 @@ class Trainer:
     Attributes:
         model: Receives each round's model.
         out: Holds the update of the round.
+        wire: How both travel.
     """
 
     def __init__(self, node: Node, task: Task, *, executor: ThreadPoolExecutor) -> None:
@@ -39,15 +49,19 @@ class Trainer:
         self._task = task
         self._executor = executor
         self._learner: Learner | None = None
+        self._local: LocalTraining | None = None
 
     async def prepare(self, source: DataSource) -> None:
         """Lays out the model and opens the data."""
         training = self._plan.training
-        initial = await self._run(
-            "making the model", lambda: self._task.initial_model(seed=training.seed)
-        )
-        self.model = initial
-        self.out = ModelBuffer(initial.layout)
+
+        def make() -> ModelBuffer:
+            with self._guard("making the model"):
+                return self._task.initial_model(seed=training.seed)
+
+        self.model = await self._run(make)
+        self.out = ModelBuffer(self.model.layout)
+        self.wire: WireFormat = wire_format(training.wire, self.model.layout)
         settings = LearnerSettings(
             party=self._node.party,
             batch_size=training.batch_size,
@@ -55,20 +69,26 @@ class Trainer:
             threads=training.threads,
             precision=training.precision,
         )
-        self._learner = await self._run(
-            "opening the data", lambda: self._task.learner(source, settings)
-        )
+
+        def open_data() -> Learner:
+            with self._guard("opening the data"):
+                return self._task.learner(source, settings)
+
+        self._learner = await self._run(open_data)
+        self._local = local_training(training, self._learner, self.model)
 
     async def update(self, header: ModelHeader) -> UpdateHeader:
         """Computes the update of a round from the model just received."""
         learner = self._ready()
-        await self._run("loading the model", lambda: learner.load(self.model))
-        evaluation = None
-        if header.evaluate:
-            evaluation = _report(await self._run("evaluating", learner.evaluate))
-        report = await self._run(
-            "training", lambda: learner.step(header.round, self.out)
-        )
+
+        # All in one turn of the thread: each costs as much as a small step's overhead.
+        def work() -> tuple[EvaluationReport | None, StepReport]:
+            self._load(learner)
+            evaluation = self._evaluate(learner) if header.evaluate else None
+            with self._guard("training"):
+                return evaluation, self._train(learner, header.round)
+
+        evaluation, report = await self._run(work)
         return UpdateHeader(
             round=header.round,
             layout=header.layout,
@@ -81,23 +101,37 @@ class Trainer:
     async def evaluate(self) -> EvaluationReport:
         """Evaluates the model just received."""
         learner = self._ready()
-        await self._run("loading the model", lambda: learner.load(self.model))
-        return _report(await self._run("evaluating", learner.evaluate))
+
+        def work() -> EvaluationReport:
+            self._load(learner)
+            return self._evaluate(learner)
+
+        return await self._run(work)
 
     def _ready(self) -> Learner:
         if self._learner is None:
             raise RuntimeError("prepare first")
         return self._learner
 
-    async def _run(self, doing: str, step: Callable[[], Result]) -> Result:
-        plan = self._plan
+    def _load(self, learner: Learner) -> None:
+        with self._guard("loading the model"):
+            learner.load(self.model)
 
-        def guarded() -> Result:
-            with task_code(plan.task.file, doing, simulated=plan.simulated):
-                return step()
+    def _evaluate(self, learner: Learner) -> EvaluationReport:
+        with self._guard("evaluating"):
+            return _report(learner.evaluate())
 
+    def _train(self, learner: Learner, round_number: int) -> StepReport:
+        if self._local is None:
+            return learner.step(round_number, self.out)
+        return self._local.train(round_number, self.model, self.out)
+
+    def _guard(self, doing: str) -> AbstractContextManager[None]:
+        return task_code(self._plan.task.file, doing, simulated=self._plan.simulated)
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, guarded)
+        return await loop.run_in_executor(self._executor, work)
 
 
 def _report(evaluation: Evaluation) -> EvaluationReport:

@@ -26,9 +26,10 @@ from cloister.errors import (
 )
 from cloister.federation.audit import CallAudit
 from cloister.federation.audit_records import Participant
+from cloister.federation.call_limits import CallLimits
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.countersigning import verify_participant
-from cloister.federation.layout import ModelBuffer
+from cloister.federation.intake import Intake
 from cloister.federation.messages import (
     CONTRIBUTE,
     FINISH,
@@ -38,11 +39,14 @@ from cloister.federation.messages import (
     ModelHeader,
     ModelRequest,
     UpdateHeader,
+    UpdateWanted,
     decode_header,
     encode_header,
 )
 from cloister.federation.published import Published
-from cloister.federation.transfer import Receiver
+from cloister.federation.rounds.refusals import NO_FAULT
+from cloister.federation.staging import Place
+from cloister.federation.updates import Receiver, Update
 from cloister.ratls.admission_table import AdmissionTable, Peer
 from cloister.ratls.channels import MAX_CHUNK_BYTES, Guard
 from cloister.ratls.identity import Spki
@@ -53,6 +57,8 @@ from cloister.ratls.unforeseen import unforeseen
 
 # Longest that a refused caller is listened to, so that it may hear its reason.
 _DRAIN_SECONDS = 10.0
+# Longest that one chunk may take to be taken: others may wait for its memory.
+_STALL_SECONDS = 60.0
 
 Messages = AsyncIterator[bytes]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -72,6 +78,21 @@ class _Transfer:
     key: Spki
     limit: asyncio.Timeout
     over: asyncio.Event
+
+
+@dataclass(slots=True, kw_only=True)
+class _Contribution:
+    """A call that brings an update.
+
+    Attributes:
+        messages: What the worker sends.
+        context: The call.
+        wanted: Whether it was asked for chunks; then they may be on their way.
+    """
+
+    messages: Messages
+    context: Context
+    wanted: bool = False
 
 
 class TrainingService(grpc.GenericRpcHandler):
@@ -102,6 +123,7 @@ class TrainingService(grpc.GenericRpcHandler):
         # By party: one that floods the log must not hide another's refusals.
         self._refusals: dict[str | None, RefusalLog] = {}
         self._sending: dict[str, _Transfer] = {}
+        self._limits = CallLimits()
         self._handlers: dict[str, Callable[[], Handler]] = {
             RECEIVE: lambda: grpc.unary_stream_rpc_method_handler(self._receive),
             CONTRIBUTE: lambda: grpc.stream_stream_rpc_method_handler(self._contribute),
@@ -118,35 +140,37 @@ class TrainingService(grpc.GenericRpcHandler):
         for log in self._refusals.values():
             log.close()
 
-    async def _receive(self, request: bytes, context: Context) -> Messages:
+    async def _receive(self, request: bytes, context: Context) -> None:
         guard = None
         try:
             guard = Guard(context, self._table)
-            wanted = decode_header(request, ModelRequest)
-            model = await self._coordinator.join(guard.peer.party, wanted.layout)
-            async for message in self._send(model, guard):
-                yield message
+            with self._limits.call(guard.peer):
+                wanted = decode_header(request, ModelRequest)
+                model = await self._coordinator.join(guard.peer.party, wanted.layout)
+                await self._send(model, context, guard)
+        except grpc.aio.InternalError:
+            return  # what a write meets when the caller is gone: nobody is to be told
         except CloisterError as error:
             await self._refuse(context, error, guard)
         except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
             await self._refuse(context, unforeseen(error), guard)
 
-    async def _contribute(self, messages: Messages, context: Context) -> Messages:
+    async def _contribute(self, messages: Messages, context: Context) -> None:
         guard = None
+        call = _Contribution(messages=messages, context=context)
         try:
             guard = Guard(context, self._table)
-            header = await self._take_update(messages, guard)
-            model = await self._coordinator.next_model(
-                guard.peer.party, after=header.round
-            )
-            async for message in self._send(model, guard):
-                yield message
+            with self._limits.call(guard.peer):
+                await self._take_and_answer(call, guard)
+        except grpc.aio.InternalError:
+            return  # as above
         except CloisterError as error:
-            # The traceback holds the update's buffer, and so does that of what came
+            # The traceback holds the update's chunks, and so does that of what came
             # before; nothing is to wait with it.
             error = error.with_traceback(None)
             error.__cause__ = error.__context__ = None
-            await self._drain(messages)
+            if call.wanted:
+                await self._drain(messages)
             await self._refuse(context, error, guard)
         except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
             await self._refuse(context, unforeseen(error), guard)
@@ -158,14 +182,26 @@ class TrainingService(grpc.GenericRpcHandler):
             report = decode_header(request, FinalReport)
             model = self._coordinator.check_report(guard.peer.party, report.evaluation)
             by = self._participant(report.countersignature, guard, model)
-            await self._coordinator.finish(by, report.evaluation)
+            self._coordinator.finish(by, report.evaluation)
         except CloisterError as error:
             await self._refuse(context, error, guard)
         except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
             await self._refuse(context, unforeseen(error), guard)
         return encode_header(Finished())
 
-    async def _take_update(self, messages: Messages, guard: Guard) -> UpdateHeader:
+    async def _take_and_answer(self, call: _Contribution, guard: Guard) -> None:
+        party = guard.peer.party
+        header, by = await self._header(call.messages, guard)
+        with self._coordinator.waiting(party):
+            async with self._only_one(guard.peer):
+                await self._take_update(call, guard, header, by)
+            model = await self._coordinator.next_model(party, after=header.round)
+        await self._send(model, call.context, guard)
+
+    async def _header(
+        self, messages: Messages, guard: Guard
+    ) -> tuple[UpdateHeader, Participant]:
+        """Returns the header of an update that can count, and whose it is."""
         party = guard.peer.party
         first = await anext(aiter(messages), None)
         if first is None:
@@ -176,12 +212,25 @@ class TrainingService(grpc.GenericRpcHandler):
         # The header may come late: only the party's newest node ends the others.
         guard.check()
         model = self._coordinator.check_header(party, header)
-        by = self._participant(header.countersignature, guard, model)
-        async with self._only_one(guard.peer):
-            await self._coordinator.count(
-                by, header, await self._whole_update(messages, guard)
-            )
-        return header
+        return header, self._participant(header.countersignature, guard, model)
+
+    async def _take_update(
+        self,
+        call: _Contribution,
+        guard: Guard,
+        header: UpdateHeader,
+        by: Participant,
+    ) -> None:
+        """Has the update sent when there is room for it, and counts it."""
+        coordinator, party = self._coordinator, guard.peer.party
+        intake = await coordinator.intake(party, header)
+        async with intake.staging.place(party) as place:
+            guard.check()
+            coordinator.check_header(party, header)
+            call.wanted = True
+            await call.context.write(encode_header(UpdateWanted()))
+            update = await self._whole_update(call.messages, guard, intake, place)
+            coordinator.count(by, header, update=update, place=place)
 
     def _participant(
         self, unverified_signature: bytes, guard: Guard, model: ModelHeader
@@ -194,15 +243,20 @@ class TrainingService(grpc.GenericRpcHandler):
             plan_hash=self._node.plan_hash,
         )
 
-    async def _whole_update(self, messages: Messages, guard: Guard) -> ModelBuffer:
-        update = ModelBuffer(self._coordinator.model.layout)
-        receiver = Receiver(update)
+    async def _whole_update(
+        self, messages: Messages, guard: Guard, intake: Intake, place: Place
+    ) -> Update:
+        receiver = Receiver(self._coordinator.wire, limits=intake.limits)
+        received = 0
         async for chunk in messages:
             guard.check()
             receiver.feed(chunk)
+            received += len(chunk)
             self._coordinator.traffic.received += len(chunk)
             self._coordinator.touch()
-        receiver.finish()
+            if received >= intake.staging.early_bytes and not receiver.whole:
+                await place.turn.wait()
+        update = receiver.finish()
         # The end of the stream may come long after its last chunk.
         guard.check()
         return update
@@ -232,7 +286,7 @@ class TrainingService(grpc.GenericRpcHandler):
                     yield
                 finally:
                     own.over.set()
-                    if self._sending[peer.party] is own:
+                    if self._sending.get(peer.party) is own:
                         del self._sending[peer.party]
         except TimeoutError:
             raise VerificationError(
@@ -248,7 +302,7 @@ class TrainingService(grpc.GenericRpcHandler):
         A caller that is cut off while it sends learns only that it was cut off
         (grpc.aio puts its own failure to write in the place of our status).
         """
-        left = self._coordinator.model.layout.size_bytes + MAX_CHUNK_BYTES
+        left = self._coordinator.wire.size_bytes + MAX_CHUNK_BYTES
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 async for message in messages:
@@ -256,14 +310,28 @@ class TrainingService(grpc.GenericRpcHandler):
                     if left < 0:
                         return
 
-    async def _send(self, model: Published, guard: Guard) -> Messages:
+    async def _send(self, model: Published, context: Context, guard: Guard) -> None:
         guard.check()
-        yield encode_header(model.header)
-        for chunk in model.chunks:
-            guard.check()
+        await context.write(encode_header(model.header))
+        for number in range(model.chunk_count):
+            # A chunk takes memory until it is on its way, so only some are at once.
+            async with self._limits.chunk(guard.peer):
+                chunk = model.chunk(number)
+                guard.check()
+                await self._write(context, chunk)
             self._coordinator.traffic.sent += len(chunk)
             self._coordinator.touch()
-            yield chunk
+
+    async def _write(self, context: Context, chunk: bytes) -> None:
+        try:
+            async with asyncio.timeout(_STALL_SECONDS):
+                await context.write(chunk)
+        except TimeoutError:
+            raise ProtocolError(
+                "a receiver stalls",
+                code="transfer-stalled",
+                expected=f"{len(chunk)} bytes taken within {_STALL_SECONDS:g} s",
+            ) from None
 
     async def _refuse(
         self, context: Context, error: CloisterError, guard: Guard | None
@@ -280,15 +348,22 @@ class TrainingService(grpc.GenericRpcHandler):
             if isinstance(error, VerificationError)
             else grpc.StatusCode.INVALID_ARGUMENT
         )
-        await context.abort(status, encode_status(error))
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await context.abort(status, encode_status(error))
+        except TimeoutError:
+            # It reads nothing, so not that either; gRPC drops a call that is cancelled.
+            raise asyncio.CancelledError from None
         raise RuntimeError("abort returned")
 
     async def _record(self, peer: Peer, error: CloisterError) -> None:
         """Records a refusal of an admitted node; of a failed run it is none.
 
-        Nor is what stops this side a word about the other.
+        Nor is what stops this side a word about the other, nor that one is late.
         """
         if error is self._coordinator.failure or is_trouble(error):
+            return
+        if error.code in NO_FAULT:
             return
         try:
             self._audit.call_refused(peer, error)

@@ -11,29 +11,34 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from cloister.errors import CloisterError, ProtocolError, VerificationError
+from cloister.errors import CloisterError, ProtocolError
 from cloister.federation.alongside import alongside
 from cloister.federation.countersigning import countersign_head
 from cloister.federation.custodian import Custodian
 from cloister.federation.deposits import Deposits
-from cloister.federation.marks import check_onward
 from cloister.federation.membership import Membership
 from cloister.federation.messages import FinalReport, ModelHeader, UpdateHeader
 from cloister.federation.task import Task
 from cloister.federation.trainer import Trainer
+from cloister.federation.watch import Watch
+from cloister.plan.plan import Plan
 from cloister.plan.site import Address
-from cloister.ratls.admission_table import Peer
-from cloister.ratls.epochs import Epoch
-from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
 from cloister.storage.records import DataSource
 
 Result = TypeVar("Result")
+
+# The server's words for a round that was over, and for one that cannot wait.
+_LATE, _SLOW = "update-late", "transfer-slow"
+_SUPERSEDED = "model-superseded"
+# Its place went to others who waited, so it may come again; but not for ever.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,8 @@ async def work(  # noqa: PLR0913 - all it takes to train
         membership = Membership(
             node,
             custodian,
-            trainer.model,
+            model=trainer.model,
+            wire=trainer.wire,
             enrolment=settings.enrolment,
             training=settings.training,
             patience_seconds=settings.patience_seconds,
@@ -101,90 +107,20 @@ async def work(  # noqa: PLR0913 - all it takes to train
             await alongside(session.run(), membership.keep(), deposits.keep())
 
 
-class Watch:
-    """Looks at every model's header: is the server where this party knows it to be?
+def _check_order(header: ModelHeader, *, after: int, plan: Plan) -> ModelHeader:
+    """Returns the header of a model, if its round can be this node's next one.
 
-    Args:
-        custodian: Knows the party's mark.
-        deposits: Brings new marks to it.
-        membership: Is told of the rounds.
+    Where the plan lets rounds go on without some workers, it is any later one.
     """
-
-    def __init__(
-        self, custodian: Custodian, deposits: Deposits, membership: Membership
-    ) -> None:
-        self._custodian = custodian
-        self._deposits = deposits
-        self._membership = membership
-        self._server: Epoch | None = None
-        self._completed = 0
-        self._seen: ModelHeader | None = None
-
-    def check(self, header: ModelHeader, server: Peer) -> ModelHeader:
-        """Returns the header of a model, if this node may train for its server.
-
-        Raises:
-            VerificationError: If the server, met for the first time, is behind what
-                this party knows, or contradicts it; or if it sends a second head of its
-                audit log for one round.
-        """
-        if server.node == self._server:
-            _check_one_head(header, self._seen)
-        else:
-            known = self._custodian.mark
-            check_onward(header, known, completed=self._completed)
-            _check_stated(header, known, server)
-            self._server = server.node
-            if known is not None:
-                # Nothing new, where the server says no state now; but the custodian
-                # must be there before anything is done for this server.
-                self._deposits.offer(known)
-        self._seen = header
-        self._completed = max(self._completed, header.round - 1)
-        self._membership.note_round(header.round)
-        if header.state is not None:
-            mark = Mark(
-                round=header.round - 1,
-                state=header.state,
-                server_epoch=server.node.number,
-                server_key=server.node.key,
-                audit_head=header.audit_head,
-            )
-            self._deposits.offer(mark)
+    every = plan.rounds.quorum == "all" and plan.rounds.sample is None
+    if header.round == after + 1 or (header.round > after and not every):
         return header
-
-
-def _check_one_head(header: ModelHeader, seen: ModelHeader | None) -> None:
-    """Refuses a second head for a round: its server may show two logs."""
-    if seen is None or header.round != seen.round:
-        return
-    if header.audit_head != seen.audit_head:
-        raise VerificationError(
-            f"the server sends another audit head for round {header.round}",
-            code="audit-forked",
-            expected=seen.audit_head.hex(),
-            got=header.audit_head.hex(),
-            remedy="This node signs one head a round. Compare the heads that the"
-            " parties' custodians have with the server's log.",
-        )
-
-
-def _check_stated(header: ModelHeader, known: Mark | None, server: Peer) -> None:
-    """Refuses a server that the party does not know and that gives it nothing to know.
-
-    Silence would be a way round the first deposit: without a mark nothing waits.
-    """
-    if header.state is not None:
-        return
-    if known is None or Epoch(known.server_epoch, known.server_key) != server.node:
-        raise VerificationError(
-            "a server that this party does not know states no state",
-            code="state-unstated",
-            expected="the digest of its state with its first model",
-            got="none",
-            remedy="Start the server anew; if this party's mark was forgotten in the"
-            " middle of a run, the run is over.",
-        )
+    raise ProtocolError(
+        "the server skipped a round" if header.round > after else "a round comes again",
+        code="round-order",
+        expected=f"round {after + 1}" + ("" if every else " or later"),
+        got=f"round {header.round}",
+    )
 
 
 class _Session:
@@ -201,6 +137,7 @@ class _Session:
         log: FilteringBoundLogger,
     ) -> None:
         self._node = node
+        self._plan = node.plan
         self._rounds = node.plan.training.rounds
         self._trainer = trainer
         self._membership = membership
@@ -230,26 +167,49 @@ class _Session:
         computed = time.monotonic()
         # No update for a server that the party's own memory does not know.
         await self._deposits.begun()
-        header = await self._lasting(
-            lambda: self._contribute(update), lambda: self._resume(update, header)
-        )
-        if header.round != number + 1:
-            raise ProtocolError(
-                "the server skipped a round",
-                code="round-order",
-                expected=str(number + 1),
-                got=str(header.round),
-            )
+        following = await self._bring(update, header)
+        if following is None:
+            # No fault of anybody's: the round went on without it, as the plan allows.
+            self._log.info("update-late", round=number)
+            following = await self._lasting(self._receive, self._receive)
+            return _check_order(following, after=number, plan=self._plan)
+        _check_order(following, after=number, plan=self._plan)
         self._log.info(
             "round",
             round=number,
             rounds=self._rounds,
-            bytes_sent=trainer.out.layout.size_bytes,
-            bytes_received=trainer.model.layout.size_bytes,
+            bytes_sent=trainer.wire.size_bytes,
+            bytes_received=trainer.wire.size_bytes,
             compute_seconds=round(computed - began, 6),
             exchange_seconds=round(time.monotonic() - computed, 6),
         )
-        return header
+        return following
+
+    async def _bring(
+        self, update: UpdateHeader, model: ModelHeader
+    ) -> ModelHeader | None:
+        """Brings the update to the server; returns the header of the next model.
+
+        Args:
+            update: The update.
+            model: Header of the model that it was computed from.
+
+        Returns:
+            The header; None if the update came too late for its round.
+        """
+        send = partial(self._contribute, update)
+        resume = partial(self._resume, update, model)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._lasting(send, resume)
+            except ProtocolError as error:
+                if error.code == _LATE:
+                    return None
+                if error.code != _SLOW or attempt == _ATTEMPTS:
+                    raise
+            self._log.warning("update-slow", round=update.round, attempt=attempt)
+            send = resume
+        raise RuntimeError("the last attempt returns or raises")
 
     async def _lasting(
         self,
@@ -268,13 +228,26 @@ class _Session:
         return await go_on()
 
     async def _receive(self) -> ModelHeader:
-        async with self._membership.line() as line:
-            return self._watch.check(await line.receive(), line.server)
+        """Asks for the current model; anew, where its round ends on the way."""
+        while True:
+            try:
+                async with self._membership.line() as line:
+                    return self._watch.check(await line.receive(), line.server)
+            except ProtocolError as error:
+                if error.code != _SUPERSEDED:
+                    raise
+            self._log.info("model-superseded")
 
     async def _contribute(self, update: UpdateHeader) -> ModelHeader:
-        async with self._membership.line() as line:
-            header = await line.contribute(update, self._trainer.out)
-            return self._watch.check(header, line.server)
+        try:
+            async with self._membership.line() as line:
+                header = await line.contribute(update, self._trainer.out)
+                return self._watch.check(header, line.server)
+        except ProtocolError as error:
+            if error.code != _SUPERSEDED:
+                raise
+        # The update counts; only the model that came for it is of the past.
+        return await self._receive()
 
     async def _resume(self, update: UpdateHeader, model: ModelHeader) -> ModelHeader:
         """Goes on where a call was ended; nothing tells whether the update counted.

@@ -11,7 +11,8 @@ from cloister.attestation.policy_schema import check_platform_ids
 from cloister.errors import ConfigError
 from cloister.plan.digest import Digest
 from cloister.plan.keys import parse_party_key
-from cloister.plan.sections import Name, check_recipient
+from cloister.plan.sections import check_recipient
+from cloister.plan.values import Name
 
 Role = Literal["server", "worker", "recipient"]
 Admit = Literal["attested", "identity"]
@@ -181,17 +182,20 @@ def _check_platforms(party: Party) -> None:
     check_platform_ids(party.platforms, code=code)
 
 
-def check_colluders(parties: tuple[Party, ...], tolerated: int | None) -> int | None:
+def check_colluders(
+    parties: tuple[Party, ...], tolerated: int | None, *, contributors: int
+) -> int | None:
     """Returns the number of colluders the plan tolerates; None if all are attested.
 
     An attested worker's node shows nobody the sums it receives. A worker with nothing
     but a key shows its owner, who may pool them with others and subtract what is
-    theirs. With k of them together, what is left is the sum of all other updates: of
-    two at least, or it is a single party's update.
+    theirs. With k of them together, what is left is the sum of all other updates in
+    the round: of two at least, or it is a single party's update.
 
     Args:
         parties: The plan's parties.
         tolerated: ``[rounds] tolerated_colluders``.
+        contributors: How many updates every round's mean is of, at least.
 
     Raises:
         ConfigError: If the number is missing, would be ignored, or is too large.
@@ -204,8 +208,8 @@ def check_colluders(parties: tuple[Party, ...], tolerated: int | None) -> int | 
                 f"the plan does not say how many parties may collude, and"
                 f" {', '.join(identities)} need not be attested",
                 code="colluders-missing",
-                expected="[rounds] tolerated_colluders, from 0 to the number of"
-                " workers less 2",
+                expected="[rounds] tolerated_colluders, from 0 to the least number of"
+                " contributors less 2",
                 remedy="Their owners see every sum: say how many may pool what they"
                 " see.",
             )
@@ -219,13 +223,14 @@ def check_colluders(parties: tuple[Party, ...], tolerated: int | None) -> int | 
             got=str(tolerated),
             remedy="Remove it: what attested workers receive stays in their nodes.",
         )
-    if len(workers) < tolerated + 2:
+    if contributors < tolerated + 2:
         raise ConfigError(
-            "too few workers to hide one party's update from the others",
+            "too few contributors to hide one party's update from the others",
             code="colluders-too-many",
-            expected=f"at least {tolerated + 2} workers for {tolerated} tolerated"
-            " colluders",
-            got=str(len(workers)),
-            remedy="Tolerate fewer, let more take part, or attest all workers.",
+            expected=f"at least {tolerated + 2} contributors in every round for"
+            f" {tolerated} tolerated colluders",
+            got=str(contributors),
+            remedy="Tolerate fewer, raise quorum and sample, let more take part, or"
+            " attest all workers.",
         )
     return tolerated

@@ -19,6 +19,7 @@ from cloister.attestation.policy import Policy
 from cloister.errors import ConfigError
 from cloister.plan.parties import Party, Role, check_colluders, check_parties
 from cloister.plan.policies import check_policies
+from cloister.plan.seats import check_seats
 from cloister.plan.sections import (
     MAX_RECIPIENTS,
     Admission,
@@ -51,7 +52,7 @@ __all__ = [
 
 PlanHash = NewType("PlanHash", bytes)  # SHA-256, 32 bytes
 
-_HASH_LABEL = "cloister/plan/3"
+_HASH_LABEL = "cloister/plan/4"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,16 +70,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         check_parties(self.party)
-        check_colluders(self.party, self.rounds.tolerated_colluders)
+        check_seats(self.rounds, self.training.mode, workers=self.workers)
+        check_colluders(
+            self.party,
+            self.rounds.tolerated_colluders,
+            contributors=self.least_contributors,
+        )
         check_policies(self.policy, self.party)
         _check_recipients(self.recipients)
-        if self.training.schedule.warmup_rounds > self.training.rounds:
-            raise ConfigError(
-                "the warm-up is longer than the training",
-                code="warmup-too-long",
-                expected=f"at most {self.training.rounds} warm-up rounds",
-                got=str(self.training.schedule.warmup_rounds),
-            )
+        _check_own_strategy(self)
         if (
             self.predecessor is not None
             and self.predecessor.round > self.training.rounds
@@ -104,6 +104,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def workers(self) -> tuple[Party, ...]:
         """The parties whose nodes train, in plan order."""
         return tuple(p for p in self.party if p.role == "worker")
+
+    @property
+    def seats(self) -> int:
+        """How many workers take part in a round at most."""
+        return self.rounds.sample or len(self.workers)
+
+    @property
+    def least_contributors(self) -> int:
+        """How many updates every round's mean is of, at least."""
+        quorum = self.rounds.quorum
+        return quorum if isinstance(quorum, int) else self.seats
+
+    @property
+    def source_files(self) -> tuple[str, ...]:
+        """What every node measures: the task's file, and the own strategy's if any."""
+        own = self.training.own_strategy
+        return (self.task.file,) if own is None else (self.task.file, own.file)
 
     @property
     def shareholders(self) -> tuple[Party, ...]:
@@ -229,4 +246,16 @@ def _check_recipients(recipients: tuple[str, ...]) -> None:
             code="recipients-repeat",
             expected="every recipient once, in [model] recipients and all parties",
             got=", ".join(sorted({r for r in recipients if recipients.count(r) > 1})),
+        )
+
+
+def _check_own_strategy(plan: Plan) -> None:
+    """Refuses one file for both: workers compile the task's, and never the other."""
+    own = plan.training.own_strategy
+    if own is not None and own.file == plan.task.file:
+        raise ConfigError(
+            "the plan's own strategy lies in the task's file",
+            code="optimizer-invalid",
+            expected="a file of its own",
+            got=own.file,
         )

@@ -1,7 +1,8 @@
 """The plan's sections, table by table; their order is the file's.
 
-Rules that take one section alone stand here, rules between sections in `plan.plan`.
-Every key is part of the plan's hash, so a new one changes all hashes.
+``[training]`` is in `plan.training`. Rules that take one section alone stand here,
+rules between sections in `plan.plan`, `plan.parties` and `plan.seats`. Every key is
+part of the plan's hash, so a new one changes all hashes.
 """
 
 from __future__ import annotations
@@ -15,19 +16,28 @@ from msgspec import Meta
 from cloister.attestation.policy import Policy
 from cloister.errors import ConfigError
 from cloister.plan.digest import Digest
+from cloister.plan.training import Training
+from cloister.plan.values import ClassName, Count, FileName, Name, Option, RunId
+
+__all__ = [
+    "MAX_RECIPIENTS",
+    "Admission",
+    "Header",
+    "ModelSection",
+    "Name",
+    "Policies",
+    "Predecessor",
+    "Rounds",
+    "RunId",
+    "TaskSection",
+    "Training",
+    "check_recipient",
+]
 
 MAX_RECIPIENTS: Final = 64
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 
-# Patterns end with \Z: a $ would let a line break through at the end.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
-RunId = Annotated[
-    str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}/[a-z0-9][a-z0-9-]{0,31}\Z")
-]
-Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-Rate = Annotated[float, Meta(gt=0, le=1e6)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
-Option = bool | int | float | str
+Quorum = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,49 +53,32 @@ class TaskSection(
 ):
     """``[task]``: which class of which file trains, with which options."""
 
-    file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\.py\Z")]
-    class_: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z")] = (
-        msgspec.field(name="class")
-    )
+    file: FileName
+    class_: ClassName = msgspec.field(name="class")
     options: dict[str, Option] = {}
 
 
-class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``optimizer``: how the server turns a mean gradient into a step."""
-
-    name: Literal["sgd"]
-    learning_rate: Rate
-    momentum: Fraction = 0.0
-    weight_decay: Fraction = 0.0
-
-
-class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``schedule``: how the learning rate changes over the rounds."""
-
-    name: Literal["constant", "cosine"]
-    warmup_rounds: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-
-
-class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[training]``: everything that decides the bits of the result."""
-
-    mode: Literal["sync-sgd"]
-    rounds: Count
-    batch_size: Count
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-    optimizer: Optimizer
-    schedule: Schedule
-    precision: Literal["float32", "bfloat16"] = "float32"
-    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
-
-
 class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[rounds]``: who must contribute, and how often the model is evaluated."""
+    """``[rounds]``: who must contribute, and how often the model is evaluated.
 
-    quorum: Literal["all"] = "all"
+    Attributes:
+        quorum: How many of those with a seat must have contributed when the deadline
+            passes. With ``all`` nobody is ever left out.
+        deadline_seconds: From a round's beginning; then it ends with who came.
+        sample: How many workers have a seat in a round; None: all of them.
+        evaluate_every: Rounds between evaluations.
+        tolerated_colluders: How many parties may pool what they know; stated where a
+            worker is not attested.
+    """
+
+    quorum: Literal["all"] | Quorum = "all"
+    deadline_seconds: Annotated[int, Meta(ge=1, le=604_800)] | None = None
+    sample: Count | None = None
     evaluate_every: Count = 50
-    # How many parties may pool what they know; stated where a worker is not attested.
     tolerated_colluders: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        _check_deadline(self)
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,3 +152,20 @@ def check_recipient(recipient: str) -> str:
             remedy="`age-keygen -y` prints the recipient of an identity.",
         )
     return recipient
+
+
+def _check_deadline(rounds: Rounds) -> None:
+    """Refuses a quorum that no round could end with, and a deadline without one."""
+    if isinstance(rounds.quorum, int) == (rounds.deadline_seconds is not None):
+        return
+    missing = rounds.deadline_seconds is None
+    raise ConfigError(
+        "the plan does not say how long a round waits for more than its quorum"
+        if missing
+        else "a deadline would be ignored",
+        code="deadline-missing" if missing else "deadline-unused",
+        expected="[rounds] deadline_seconds with a number as quorum, and with no other",
+        got=f"quorum = {rounds.quorum!r}"
+        f" {'without' if missing else 'with'} deadline_seconds",
+        remedy="With quorum = 'all' every round waits for everybody with a seat.",
+    )

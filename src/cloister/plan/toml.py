@@ -22,6 +22,7 @@ Document = TypeVar("Document", bound=msgspec.Struct)
 # this is neither.
 MAX_FILE_BYTES = 1024 * 1024
 _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$(?P<path>[^`]*)`)?")
+_STEP = re.compile(r"(?P<key>[^.\[\]]+)|\[(?P<index>[^]]*)\]")
 _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 
 
@@ -72,16 +73,28 @@ def parse_toml(text: bytes, schema: type[Document], *, what: str) -> Document:
     try:
         return msgspec.convert(tree, schema)
     except msgspec.ValidationError as error:
-        raise _explain(error, schema, what) from error
+        raise _explain(error, schema, what=what, tree=tree) from error
+    except ValueError as error:
+        # An integer of more digits than Python writes out, where none is to be.
+        raise ConfigError(
+            f"{what} holds a value that nobody can read",
+            code="value-invalid",
+            expected="integers of 64 bits",
+            got=str(error)[:200],
+        ) from error
 
 
 def _explain(
-    error: msgspec.ValidationError, schema: type[msgspec.Struct], what: str
+    error: msgspec.ValidationError,
+    schema: type[msgspec.Struct],
+    *,
+    what: str,
+    tree: object,
 ) -> ConfigError:
     message = str(error)
     if unknown := _UNKNOWN.search(message):
         key, at = unknown["key"], (unknown["path"] or "").lstrip(".")
-        known = _known_keys(schema, at)
+        known = _known_keys(schema, at, tree)
         close = difflib.get_close_matches(key, known, n=1)
         return ConfigError(
             f"{what}: unknown key {key!r} in [{at or 'top level'}]",
@@ -98,26 +111,53 @@ def _explain(
     )
 
 
-def _known_keys(schema: type[msgspec.Struct], path: str) -> list[str]:
-    """Returns the keys allowed at a msgspec path such as ``party[0]``."""
+def _known_keys(schema: type[msgspec.Struct], path: str, tree: object) -> list[str]:
+    """Returns the keys allowed at a msgspec path such as ``party[0]``.
+
+    Args:
+        schema: The file's.
+        path: Where, from the top.
+        tree: The file's values: which keys a table has may depend on one of them.
+    """
     node: type[msgspec.Struct] = schema
-    for part in filter(None, re.sub(r"\[[^]]*\]", "", path).split(".")):
-        for field in msgspec.structs.fields(node):
-            if field.encode_name == part:
-                found = _struct_in(field.type)
-                if found is None:
-                    return []
-                node = found
-                break
+    kinds: list[type[msgspec.Struct]] = [schema]
+    for step in _STEP.finditer(path):
+        if (index := step["index"]) is not None:
+            tree = _inside(tree, int(index) if index.isdecimal() else index)
         else:
-            return []
-    return [field.encode_name for field in msgspec.structs.fields(node)]
+            tree = _inside(tree, step["key"])
+            fields = msgspec.structs.fields(node)
+            types = [it.type for it in fields if it.encode_name == step["key"]]
+            kinds = [kind for annotation in types for kind in _structs_in(annotation)]
+            if not kinds:
+                return []
+            node = kinds[0]
+        # Of several kinds of table, the one that the table says it is.
+        node = next((kind for kind in kinds if _is_called(kind, tree)), node)
+    tag = node.__struct_config__.tag_field
+    keys = [field.encode_name for field in msgspec.structs.fields(node)]
+    return keys if tag is None else [tag, *keys]
 
 
-def _struct_in(annotation: object) -> type[msgspec.Struct] | None:
-    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        if (found := _struct_in(argument)) is not None:
-            return found
+def _inside(tree: object, key: str | int) -> object:
+    if isinstance(tree, dict):
+        return tree.get(key)
+    if isinstance(tree, list) and isinstance(key, int) and key < len(tree):
+        return tree[key]
     return None
+
+
+def _is_called(kind: type[msgspec.Struct], table: object) -> bool:
+    config = kind.__struct_config__
+    return (
+        config.tag_field is not None
+        and isinstance(table, dict)
+        and table.get(config.tag_field) == config.tag
+    )
+
+
+def _structs_in(annotation: object) -> list[type[msgspec.Struct]]:
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return [annotation]
+    arguments = getattr(annotation, "__args__", ())
+    return [kind for argument in arguments for kind in _structs_in(argument)]

@@ -76,6 +76,8 @@ class AdmissionTable:
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._by_key: dict[Spki, Admitted] = {}
+        # The key that each party's node was admitted under last.
+        self._keys: dict[tuple[Role, str], Spki] = {}
         self._epochs = EpochMemory()
         self._round = 1
 
@@ -112,14 +114,14 @@ class AdmissionTable:
         """
         peer = admitted.peer
         self._epochs.note(peer.role, peer.party, peer.node)
-        former = [
-            key
-            for key, it in self._by_key.items()
-            if (it.peer.role, it.peer.party) == (peer.role, peer.party)
-        ]
-        for key in former:
-            del self._by_key[key]
+        whose = (peer.role, peer.party)
+        key = self._keys.get(whose)
+        former = None if key is None else self._by_key.get(key)
+        # A key may be another party's by now, who showed it later.
+        if former is not None and (former.peer.role, former.peer.party) == whose:
+            del self._by_key[former.peer.tls_key]
         self._by_key[peer.tls_key] = admitted
+        self._keys[whose] = peer.tls_key
 
     def withdraw(self, admitted: Admitted, error: CloisterError) -> None:
         """Ends an admission before its time, unless it was renewed meanwhile."""

@@ -31,6 +31,8 @@ TLS13_ONLY = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256"}
 
 # Largest message on the training port: one chunk and its framing.
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
+# What an admitted client may have on its way: 20 MB a second over 50 ms.
+WINDOW_BYTES = 4 * 1024 * 1024
 # How often a client asks a silent connection whether it still lives.
 KEEPALIVE_SECONDS = 20
 
@@ -73,6 +75,26 @@ def server_options(
         # A worker that waits for a slower one is silent but for its keepalives, and
         # gRPC's default takes them for an attack after some minutes (too_many_pings).
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),
+    )
+
+
+def training_options(
+    max_message_bytes: int, *, connection_age_seconds: float = CONNECTION_AGE_SECONDS
+) -> tuple[Option, ...]:
+    """Returns the options of the port where admitted nodes move models.
+
+    Args:
+        max_message_bytes: Largest message in either direction.
+        connection_age_seconds: How long a connection takes new calls.
+    """
+    return (
+        *server_options(
+            max_message_bytes, connection_age_seconds=connection_age_seconds
+        ),
+        # gRPC's own estimate grows to many megabytes for each connection, and keeps
+        # them: fixed, a thousand workers cost what they must.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     )
 
 

@@ -194,8 +194,10 @@ def _check_sides(words: Said, *, plan: Plan, plan_hash: PlanHash) -> Party:
     ):
         if expected != got:
             raise _foreign(f"another {name}", expected=expected, got=got)
-    parties = {party.name: party for party in plan.party}
-    client, far = parties.get(words.client_party), parties.get(words.server_party)
+    client, far = (
+        next((party for party in plan.party if party.name == name), None)
+        for name in (words.client_party, words.server_party)
+    )
     if client is None or client.role != words.client_role:
         raise _foreign(
             "no party of the plan",

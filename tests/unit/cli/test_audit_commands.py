@@ -148,9 +148,23 @@ def test_machines_read_the_same(run: AuditedRun) -> None:
     assert set(said["anchors"]["keys_not_compared"]) == {"aggregator", "bob"}
     assert said["end"]["proven"] is False
     assert said["end"]["unproven_records"] == said["records"] == 10
-    assert said["rounds"] == {"completed": 3, "planned": 3, "recorded": 3}
+    assert said["rounds"] == {
+        "completed": 3,
+        "planned": 3,
+        "recorded": 3,
+        "participants": {
+            "by_the_plans_rule": True,
+            "rule": {"workers": 2, "seats": 2, "sample": None, "quorum": "all"},
+            "rounds": 3,
+            "least": 2,
+            "most": 2,
+            "rounds_of": {"alice": 3, "bob": 3},
+            "absence_explained": True,
+        },
+    }
     assert [it["party"] for it in said["admissions"]] == ["alice", "bob"]
     assert said["model"]["compared"] is False
+    assert said["model"]["reports"] == 2
     assert said["time"]["clock"] == "the server's host"
 
 

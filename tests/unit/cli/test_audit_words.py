@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+import msgspec
 import pytest
 from tests.support.shown_records import ALICE, TESTIMONY, WARRANT
 
@@ -116,8 +117,37 @@ def test_no_kind_of_record_is_left_out() -> None:
     assert {type(entry) for entry, _, _ in ENTRIES} == set(get_args(AnyEntry))
 
 
+def a_round(number: int, *parties: str) -> RoundCompleted:
+    return RoundCompleted(
+        round=number,
+        head="4" * 64,
+        participants=tuple(
+            msgspec.structs.replace(ALICE, party=party) for party in parties
+        ),
+        state=None,
+    )
+
+
 def test_rounds_are_told_together() -> None:
-    first = RoundCompleted(round=2, head="4" * 64, participants=(ALICE,), state=None)
-    last = RoundCompleted(round=9, head="4" * 64, participants=(ALICE,), state=None)
-    _, what = rounds_words(first, last)
-    assert what == "Rounds 2 to 9 were completed and countersigned."
+    rounds = [a_round(number, "alice", "bob") for number in range(2, 10)]
+    assert rounds_words(rounds) == (
+        "alice, bob",
+        "Rounds 2 to 9 were completed and countersigned.",
+    )
+
+
+def test_rounds_that_not_everybody_took_part_in_are_told_to_be_that() -> None:
+    drawn = [a_round(1, "alice", "bob"), a_round(2, "bob", "carol")]
+    assert rounds_words(drawn) == (
+        "alice, bob, carol",
+        "Rounds 1 to 2 were completed and countersigned, by 2 of them each.",
+    )
+    who, what = rounds_words([*drawn, a_round(3, "alice", "bob", "carol")])
+    assert who == "alice, bob, carol"
+    assert what.endswith("countersigned, by 2 to 3 of them each.")
+
+
+def test_of_very_many_parties_some_are_named() -> None:
+    who, _ = rounds_words([a_round(1, *(f"w{number}" for number in range(1000)))])
+    assert who.startswith("w0, w1, ")
+    assert who.endswith(" and 984 more")

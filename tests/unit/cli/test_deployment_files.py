@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tests.support.plan_tree import (
     RECIPIENT,
@@ -16,8 +17,9 @@ from cloister.cli.deployment_files import (
     plan_text,
     site_text,
 )
-from cloister.cli.recipes import DIGITS
+from cloister.cli.recipes import DIGITS, Recipe
 from cloister.plan.plan import Plan, parse_plan
+from cloister.plan.training import CosineSchedule, LocalOptimizer, SgdOptimizer
 
 SHARES = {"aggregator": f"sha256:{64 * 'a'}", "alice": f"sha256:{64 * 'b'}"}
 ROLES = {
@@ -40,10 +42,10 @@ def entry(number: int, name: str, role: str) -> PartyEntry:
     )
 
 
-def written(roles: Mapping[str, str]) -> Plan:
+def written(roles: Mapping[str, str], *, recipe: Recipe = DIGITS) -> Plan:
     """Returns the plan that is written for such parties."""
     text = plan_text(
-        DIGITS,
+        recipe,
         run="a",
         parties=tuple(
             entry(number, name, role)
@@ -83,6 +85,35 @@ def test_a_written_plan_without_recipients_has_no_policy_for_them() -> None:
     plan = written({name: ROLES[name] for name in ("aggregator", "alice")})
     assert plan.policy.recipient is None
     assert plan.recipients == (RECIPIENT,)
+
+
+def test_a_written_plan_averages_gradients_unless_told_otherwise() -> None:
+    training = written(ROLES).training
+    assert (training.mode, training.wire) == ("sync-sgd", "float32")
+    assert training.optimizer == SgdOptimizer(
+        learning_rate=DIGITS.learning_rate,
+        momentum=0.9,
+        weight_decay=DIGITS.weight_decay,
+    )
+    assert training.schedule == CosineSchedule(warmup_rounds=DIGITS.warmup_rounds)
+
+
+def test_a_written_plan_of_fedavg_makes_the_mean_of_the_workers_models() -> None:
+    recipe = DIGITS.averaged(local_steps=8)
+    training = written(ROLES, recipe=recipe).training
+    assert (training.mode, training.rounds, training.local_steps) == ("fedavg", 25, 8)
+    assert training.optimizer == SgdOptimizer(learning_rate=1.0)
+    assert training.local_optimizer == LocalOptimizer(
+        learning_rate=DIGITS.learning_rate,
+        momentum=0.9,
+        weight_decay=DIGITS.weight_decay,
+    )
+
+
+def test_a_written_plan_may_round_what_travels() -> None:
+    plan = written(ROLES, recipe=replace(DIGITS, wire="bfloat16"))
+    assert plan.training.wire == "bfloat16"
+    assert plan.training.precision == DIGITS.precision
 
 
 def test_a_written_site_says_where_the_other_shareholders_are() -> None:

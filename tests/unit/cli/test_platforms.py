@@ -13,16 +13,19 @@ from tests.support.recorded_log import RecordedLog
 
 from cloister.cli.places import Place
 from cloister.cli.platforms import open_prover, warn_if_refusable
+from cloister.cli.sources import Sources
 from cloister.custody.party_key import new_party_key
 from cloister.errors import ConfigError, PlatformError
 from cloister.plan.keys import format_party_key
 from cloister.plan.plan import Plan
 from cloister.ratls.proofs import IdentityProver
 
+SOURCES = Sources(task=b"")
+
 
 def refusal(place: Place) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        open_prover(place, b"", log=RecordedLog().logger())
+        open_prover(place, SOURCES, log=RecordedLog().logger())
     return caught.value
 
 
@@ -91,7 +94,7 @@ def test_hardware_that_is_not_there_is_no_simulation(
     plan = msgspec.structs.replace(federation.plan, policy=policies)
     place = place_of(plan, tmp_path, kind="gramine")
     with pytest.raises(PlatformError):
-        open_prover(place, b"", log=RecordedLog().logger())
+        open_prover(place, SOURCES, log=RecordedLog().logger())
 
 
 def test_a_party_proves_itself_by_its_key(one_way: Federation, tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def test_a_party_proves_itself_by_its_key(one_way: Federation, tmp_path: Path) -
     plan = with_key(one_way.plan, "alice", public)
     log = RecordedLog()
     place = place_of(plan, tmp_path, kind=None, party_key="key.pem")
-    prover = open_prover(place, b"", log=log.logger())
+    prover = open_prover(place, SOURCES, log=log.logger())
     assert isinstance(prover, IdentityProver)
     assert format_party_key(prover.key) == public
     assert [it["admit"] for it in log.named("node-unmeasured")] == ["identity"]

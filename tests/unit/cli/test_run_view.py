@@ -51,6 +51,25 @@ def test_a_worker_without_evidence_is_never_called_attested(
     assert view.parties["bob"]["attested"] == "by aggregator"
 
 
+def test_who_attested_the_server_is_counted(federation: Federation) -> None:
+    view = RunView(federation.plan)
+    for party, shown in (
+        ("alice", "by 1 of 2 workers"),
+        ("alice", "by 1 of 2 workers"),
+        ("bob", "by all workers"),
+    ):
+        view.take({"event": "server-attested", "party": party})
+        assert view.parties["aggregator"]["attested"] == shown
+
+
+def test_a_loss_that_nobody_is_told_is_not_shown(federation: Federation) -> None:
+    view = RunView(federation.plan)
+    for loss, shown in ((0.5, "loss 0.5000"), (None, None), (2.0, "loss 2.0000")):
+        view.take({"event": "round", "party": "aggregator", "round": 1, "loss": loss})
+        assert ("loss" in view.line()) == (shown is not None)
+        assert shown is None or shown in view.line()
+
+
 def test_a_recipient_has_no_part_in_a_run() -> None:
     view = RunView(parse_plan(toml_of(add_recipient(plan_tree(), "rita"))))
     assert list(view.parties) == ["aggregator", "alice", "bob"]

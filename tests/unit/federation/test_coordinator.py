@@ -4,7 +4,16 @@ import asyncio
 
 import numpy as np
 import pytest
-from tests.support.recorded_log import RecordedLog
+from tests.support.rounds_story import (
+    HOUR,
+    LAYOUT,
+    PARTIES,
+    Story,
+    bytes_of,
+    course,
+    header,
+    report,
+)
 from tests.support.run_audit import RecordedRounds, participant
 from tests.support.running import Run
 from typing_extensions import override
@@ -16,193 +25,122 @@ from cloister.errors import (
     ProtocolError,
     StorageError,
 )
-from cloister.federation import coordinator
+from cloister.federation import attendance
 from cloister.federation.audit_records import Participant
-from cloister.federation.coordinator import Coordinator
-from cloister.federation.course import Course
-from cloister.federation.layout import ModelBuffer, layout_of
-from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
 from cloister.federation.published import Published
-from cloister.federation.state import state_digest
-from cloister.federation.strategies.schedules import LearningRate
-from cloister.federation.strategies.sgd import Sgd
-
-LAYOUT = layout_of({"w": np.zeros(3)}, {"mean": np.zeros(1)})
-PARTIES = ("alice", "bob")
-HOUR = 3600.0
 
 
-def course(*, rounds: int = 3, evaluate_every: int = 50, rate: float = 1.0) -> Course:
-    return Course(
-        run_id="blobs/a",
-        parties=PARTIES,
-        rounds=rounds,
-        evaluate_every=evaluate_every,
-        examples=4,
-        optimizer=Sgd(momentum=0.0, weight_decay=0.0, decay_mask=LAYOUT.decay_mask()),
-        learning_rate=LearningRate(
-            name="constant", peak=rate, rounds=rounds, warmup_rounds=0
-        ),
-    )
+async def whole_model(story: Story, party: str, *, after: int) -> bytes:
+    return await bytes_of(await story.next_model(party, after=after))
 
 
-class Story:
-    """A coordinator and what a test does to it."""
-
-    def __init__(
-        self, plan: Course | None = None, *, audit: RecordedRounds | None = None
-    ) -> None:
-        self.log = RecordedLog()
-        self.audit = audit or RecordedRounds()
-        self.now = 0.0
-        self.coordinator = Coordinator(
-            plan or course(),
-            ModelBuffer(LAYOUT),
-            audit=self.audit,
-            log=self.log.logger(),
-            elapsed=lambda: self.now,
-        )
-        self.told: list[ModelHeader] = []
-        self.coordinator.subscribe(self.told.append)
-
-    async def join_all(self) -> Published:
-        models = await asyncio.gather(
-            *(self.coordinator.join(party, LAYOUT.digest()) for party in PARTIES)
-        )
-        assert models[0] is models[1]
-        return models[0]
-
-    async def count(self, party: str, number: int, value: float = 1.0) -> None:
-        await self.coordinator.count(participant(party), header(number), update(value))
-
-    async def whole_round(self, number: int) -> Published:
-        for party in PARTIES:
-            await self.count(party, number)
-        return await self.coordinator.next_model("alice", after=number)
-
-
-def header(number: int, evaluation: EvaluationReport | None = None) -> UpdateHeader:
-    return UpdateHeader(
-        round=number,
-        layout=LAYOUT.digest(),
-        examples=4,
-        loss_sum=2.0,
-        countersignature=b"signed",
-        evaluation=evaluation,
-    )
-
-
-def update(value: float = 1.0) -> ModelBuffer:
-    made = ModelBuffer(LAYOUT)
-    made.parameters[:] = value
-    made.statistics[:] = value
-    return made
-
-
-def report(examples: int, **sums: float) -> EvaluationReport:
-    return EvaluationReport(examples=examples, sums=sums)
-
-
-def waiting(story: Story) -> asyncio.Task[Published]:
-    return asyncio.ensure_future(story.coordinator.next_model("alice", after=1))
+def waiting(story: Story, party: str = "alice") -> asyncio.Task[Published]:
+    return asyncio.ensure_future(story.next_model(party, after=1))
 
 
 def test_the_first_model_goes_out_when_all_have_come(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        first = asyncio.ensure_future(story.coordinator.join("alice", LAYOUT.digest()))
-        await asyncio.sleep(0)
-        assert not first.done()
-        model = await story.coordinator.join("bob", LAYOUT.digest())
-        assert await first is model
-        assert (model.header.round, model.header.final) == (1, False)
-        assert b"".join(model.chunks) == bytes(LAYOUT.size_bytes)
+        async with Story() as story:
+            first = story.call("alice")
+            await asyncio.sleep(0)
+            assert not first.done()
+            model = await story.call("bob")
+            assert await first is model
+            assert (model.header.round, model.header.final) == (1, False)
+            assert await bytes_of(model) == bytes(LAYOUT.size_bytes)
 
     run(go())
 
 
 def test_a_party_of_another_layout_does_not_join(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        with pytest.raises(ProtocolError) as caught:
-            await story.coordinator.join("bob", "0" * 64)
-        assert caught.value.code == "layout-differs"
-        assert story.coordinator._absent() == ["alice", "bob"]
+        async with Story() as story:
+            with pytest.raises(ProtocolError) as caught:
+                await story.coordinator.join("bob", "0" * 64)
+            assert caught.value.code == "layout-differs"
+            assert story.missing == PARTIES
 
     run(go())
 
 
 def test_a_party_that_comes_back_gets_the_current_model(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        await story.join_all()
-        second = await story.whole_round(1)
-        assert await story.coordinator.join("bob", LAYOUT.digest()) is second
+        async with Story() as story:
+            await story.join_all()
+            second = await story.whole_round(1)
+            assert await story.call("bob") is second
 
     run(go())
 
 
 def test_a_round_steps_the_model_once_for_all(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        await story.join_all()
-        await story.count("bob", 1, 4.0)
-        assert not story.coordinator.model.parameters.any()
-        await story.count("alice", 1, 2.0)
-        model = await story.coordinator.next_model("alice", after=1)
-        assert model.header.round == 2
-        # Rate 1, mean gradient 3: from 0 to -3; the statistics are the mean.
-        np.testing.assert_array_equal(story.coordinator.model.parameters, -3)
-        np.testing.assert_array_equal(story.coordinator.model.statistics, 3)
-        [line] = story.log.named("round")
-        assert (line["round"], line["loss"], line["parties"]) == (1, 0.5, 2)
+        async with Story() as story:
+            await story.join_all()
+            await story.count("bob", 1, 4.0)
+            assert not story.coordinator.model.parameters.any()
+            await story.count("alice", 1, 2.0)
+            model = await story.next_model("alice", after=1)
+            assert model.header.round == 2
+            await story.closed()
+            # Rate 1, mean gradient 3: from 0 to -3; the statistics are the mean.
+            np.testing.assert_array_equal(story.coordinator.model.parameters, -3)
+            np.testing.assert_array_equal(story.coordinator.model.statistics, 3)
+            [line] = story.log.named("round")
+            assert (line["round"], line["loss"], line["parties"]) == (1, 0.5, 2)
 
     run(go())
 
 
-def test_a_published_model_does_not_change_with_the_next_round(run: Run) -> None:
+def test_a_published_model_is_all_of_one_round_or_ends(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        first = await story.join_all()
-        before = b"".join(first.chunks)
-        await story.whole_round(1)
-        assert b"".join(first.chunks) == before
+        async with Story() as story:
+            first = await story.join_all()
+            before = await bytes_of(first)
+            await story.whole_round(1)
+            await story.closed()
+            assert story.coordinator.model.data.tobytes() != before
+            with pytest.raises(ProtocolError) as caught:
+                first.chunk(0)
+            assert caught.value.code == "model-superseded"
 
     run(go())
 
 
 def test_the_log_says_once_who_has_come_and_who_is_awaited(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        await story.join_all()
-        await story.coordinator.join("bob", LAYOUT.digest())
-        lines = [(e["peer"], e["missing"]) for e in story.log.named("worker-joined")]
-        assert lines == [("alice", ["bob"]), ("bob", [])]
+        async with Story() as story:
+            await story.join_all()
+            await story.call("bob")
+            lines = [
+                (e["peer"], e["missing"]) for e in story.log.named("worker-joined")
+            ]
+            assert lines == [("alice", 1), ("bob", 0)]
 
     run(go())
 
 
 def test_every_model_is_told_of_as_it_is_published(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=2))
-        await story.join_all()
-        await story.whole_round(1)
-        last = await story.whole_round(2)
-        assert [header.round for header in story.told] == [1, 2, 3]
-        assert story.told[-1] is last.header
+        async with Story(course(rounds=2)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            last = await story.whole_round(2)
+            assert [header.round for header in story.told] == [1, 2, 3]
+            assert story.told[-1] is last.header
 
     run(go())
 
 
 def test_the_first_and_the_last_model_carry_the_digest_of_the_state(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=2))
-        first = await story.join_all()
-        assert first.header.state == digest(story, 0)
-        assert (await story.whole_round(1)).header.state is None
-        last = await story.whole_round(2)
-        assert last.header.state == digest(story, 2)
-        assert last.header.state != first.header.state
+        async with Story(course(rounds=2)) as story:
+            first = await story.join_all()
+            assert first.header.state == digest(story, 0)
+            assert (await story.whole_round(1)).header.state is None
+            last = await story.whole_round(2)
+            assert last.header.state == digest(story, 2)
+            assert last.header.state != first.header.state
 
     run(go())
 
@@ -211,20 +149,20 @@ def test_each_round_is_recorded_before_its_model_goes_out_with_the_head(
     run: Run,
 ) -> None:
     async def go() -> None:
-        story = Story(course(rounds=2))
-        first = await story.join_all()
-        assert first.header.audit_head == RecordedRounds().head
-        second = await story.whole_round(1)
-        last = await story.whole_round(2)
-        assert last.header.audit_head == story.audit.head
-        one, two = story.audit.rounds
-        assert (one.round, two.round) == (1, 2)
-        assert one.head == first.header.audit_head.hex()
-        assert two.head == second.header.audit_head.hex()
-        assert one.participants == tuple(map(participant, PARTIES))
-        assert one.state is None
-        assert last.header.state is not None
-        assert two.state == last.header.state.hex()
+        async with Story(course(rounds=2)) as story:
+            first = await story.join_all()
+            assert first.header.audit_head == RecordedRounds().head
+            second = await story.whole_round(1)
+            last = await story.whole_round(2)
+            assert last.header.audit_head == story.audit.head
+            one, two = story.audit.rounds
+            assert (one.round, two.round) == (1, 2)
+            assert one.head == first.header.audit_head.hex()
+            assert two.head == second.header.audit_head.hex()
+            assert one.participants == tuple(map(participant, PARTIES))
+            assert one.state is None
+            assert last.header.state is not None
+            assert two.state == last.header.state.hex()
 
     run(go())
 
@@ -246,92 +184,89 @@ def test_a_round_that_cannot_be_recorded_ends_the_run_and_nobody_gets_its_model(
     run: Run,
 ) -> None:
     async def go() -> None:
-        story = Story(audit=FullDisk())
-        first = await story.join_all()
-        for party in PARTIES:
-            await story.count(party, 1)
-        with pytest.raises(StorageError) as told:
-            await story.coordinator.next_model("alice", after=1)
-        with pytest.raises(StorageError) as ended:
-            await story.coordinator.run(patience_seconds=HOUR)
-        assert told.value is ended.value is story.coordinator.failure
-        assert told.value.code == "audit-unwritable"
-        assert story.told == [first.header]
+        async with Story(audit=FullDisk()) as story:
+            first = await story.join_all()
+            for party in PARTIES:
+                await story.count(party, 1)
+            with pytest.raises(StorageError) as told:
+                await story.next_model("alice", after=1)
+            with pytest.raises(StorageError) as ended:
+                await story.coordinator.run(patience_seconds=HOUR)
+            assert told.value is ended.value is story.coordinator.failure
+            assert told.value.code == "audit-unwritable"
+            assert story.told == [first.header]
 
     run(go())
 
 
 def test_training_ends_with_who_reported_on_which_model(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=1))
-        await story.join_all()
-        last = await story.whole_round(1)
-        with pytest.raises(RuntimeError):
-            _ = story.coordinator.ending
-        for party in reversed(PARTIES):
-            header = story.coordinator.check_report(party, report(1, accuracy=1))
-            assert header is last.header
-            await story.coordinator.finish(participant(party), report(1, accuracy=1))
-        ending = story.coordinator.ending
-        assert ending.model is last.header
-        assert ending.reports == tuple(map(participant, PARTIES))
+        async with Story(course(rounds=1)) as story:
+            await story.join_all()
+            last = await story.whole_round(1)
+            with pytest.raises(RuntimeError):
+                _ = story.coordinator.ending
+            for party in reversed(PARTIES):
+                header = story.coordinator.check_report(party, report(1, accuracy=1))
+                assert header is last.header
+                story.coordinator.finish(participant(party), report(1, accuracy=1))
+            await story.closed()
+            ending = story.coordinator.ending
+            assert ending.model is last.header
+            assert ending.reports == tuple(map(participant, PARTIES))
 
     run(go())
 
 
 def test_a_header_that_can_count_names_its_model(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        first = await story.join_all()
-        assert story.coordinator.check_header("alice", header(1)) is first.header
+        async with Story() as story:
+            first = await story.join_all()
+            assert story.coordinator.check_header("alice", header(1)) is first.header
 
     run(go())
 
 
 def test_a_mark_is_due_every_five_seconds(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=9))
-        await story.join_all()
-        for number, seconds in enumerate((1.0, 3.9, 0.1, 4.9, 6.0, 0.0), 1):
-            story.now += seconds
-            await story.whole_round(number)
-        carried = [header.round for header in story.told if header.state is not None]
-        assert carried == [1, 4, 6]
+        async with Story(course(rounds=9)) as story:
+            await story.join_all()
+            for number, seconds in enumerate((1.0, 3.9, 0.1, 4.9, 6.0, 0.0), 1):
+                story.now += seconds
+                await story.whole_round(number)
+            carried = [
+                header.round for header in story.told if header.state is not None
+            ]
+            assert carried == [1, 4, 6]
 
     run(go())
 
 
 def digest(story: Story, completed: int) -> bytes:
-    model = story.coordinator.model
-    return state_digest(
-        run_id="blobs/a",
-        round_number=completed,
-        layout_digest=LAYOUT.digest(),
-        parameters=model.parameters,
-        statistics=model.statistics,
-        velocity=story.coordinator._velocity,
-    )
+    state = story.coordinator._publisher._state
+    return state.digest(run_id="blobs/a", completed=completed)
 
 
 def test_an_update_before_the_first_model_has_no_round(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        with pytest.raises(ProtocolError) as caught:
-            await story.count("alice", 1)
-        assert caught.value.code == "no-round"
+        async with Story() as story:
+            with pytest.raises(ProtocolError) as caught:
+                story.coordinator.check_header("alice", header(1))
+            assert caught.value.code == "no-round"
 
     run(go())
 
 
-def test_an_update_after_the_last_round_has_no_round(run: Run) -> None:
+def test_an_update_after_the_last_round_does_not_count(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=1))
-        await story.join_all()
-        last = await story.whole_round(1)
-        assert last.header.final
-        with pytest.raises(ProtocolError) as caught:
-            story.coordinator.check_header("alice", header(2))
-        assert caught.value.code == "no-round"
+        async with Story(course(rounds=1)) as story:
+            await story.join_all()
+            last = await story.whole_round(1)
+            assert last.header.final
+            for number, code in ((2, "update-round"), (1, "update-late")):
+                with pytest.raises(ProtocolError) as caught:
+                    story.coordinator.check_header("alice", header(number))
+                assert caught.value.code == code
 
     run(go())
 
@@ -341,73 +276,70 @@ def test_a_late_and_an_early_update_leave_the_round_as_it_is(
     run: Run, number: int
 ) -> None:
     async def go() -> None:
-        story = Story()
-        await story.join_all()
-        await story.count("alice", 1)
-        with pytest.raises(ProtocolError):
-            await story.count("bob", number)
-        model = await story.coordinator.next_model("alice", after=0)
-        assert model.header.round == 1
-        await story.count("bob", 1)
-        assert (await story.coordinator.next_model("alice", after=1)).header.round == 2
+        async with Story() as story:
+            await story.join_all()
+            await story.count("alice", 1)
+            with pytest.raises(ProtocolError):
+                await story.count("bob", number)
+            model = await story.next_model("bob", after=0)
+            assert model.header.round == 1
+            await story.count("bob", 1)
+            assert (await story.next_model("alice", after=1)).header.round == 2
 
     run(go())
 
 
 def test_the_model_is_evaluated_as_often_as_the_plan_says(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=5, evaluate_every=2))
-        asked = [(await story.join_all()).header.evaluate]
-        for number in range(1, 6):
-            for party, right in zip(PARTIES, (3.0, 6.0), strict=True):
-                evaluation = report(6, accuracy=right) if asked[-1] else None
-                await story.coordinator.count(
-                    participant(party), header(number, evaluation), update()
-                )
-            model = await story.coordinator.next_model("alice", after=number)
-            asked.append(model.header.evaluate)
-        # Models of rounds 1 to 6; the last one is final and evaluated at the finish.
-        assert asked == [False, False, True, False, True, False]
-        assert story.log.named("evaluation") == [
-            {
-                "event": "evaluation",
-                "level": "info",
-                "round": number,
-                "metrics": {"accuracy": 0.75},
-            }
-            for number in (2, 4)
-        ]
+        async with Story(course(rounds=5, evaluate_every=2)) as story:
+            asked = [(await story.join_all()).header.evaluate]
+            for number in range(1, 6):
+                for party, right in zip(PARTIES, (3.0, 6.0), strict=True):
+                    evaluation = report(6, accuracy=right) if asked[-1] else None
+                    await story.count(party, number, evaluation=evaluation)
+                model = await story.next_model("alice", after=number)
+                asked.append(model.header.evaluate)
+            # Models of rounds 1 to 6; the final one is evaluated at the finish.
+            assert asked == [False, False, True, False, True, False]
+            assert story.log.named("evaluation") == [
+                {
+                    "event": "evaluation",
+                    "level": "info",
+                    "round": number,
+                    "metrics": {"accuracy": 0.75},
+                }
+                for number in (2, 4)
+            ]
 
     run(go())
 
 
 def test_the_last_reports_become_the_runs_metrics(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=1))
-        await story.join_all()
-        await story.whole_round(1)
-        ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
-        await story.coordinator.finish(participant("bob"), report(10, accuracy=4))
-        await asyncio.sleep(0)
-        assert not ending.done()
-        await story.coordinator.finish(participant("alice"), report(30, accuracy=26))
-        assert await ending == {"accuracy": 0.75}
+        async with Story(course(rounds=1)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
+            story.coordinator.finish(participant("bob"), report(10, accuracy=4))
+            await asyncio.sleep(0)
+            assert not ending.done()
+            story.coordinator.finish(participant("alice"), report(30, accuracy=26))
+            assert await ending == {"accuracy": 0.75}
 
     run(go())
 
 
 def test_a_party_reports_once(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=1))
-        await story.join_all()
-        await story.whole_round(1)
-        for right in (5, 10):
-            await story.coordinator.finish(
-                participant("bob"), report(10, accuracy=right)
-            )
-        assert story.coordinator.metrics is None
-        await story.coordinator.finish(participant("alice"), report(10, accuracy=5))
-        assert story.coordinator.metrics == {"accuracy": 0.5}
+        async with Story(course(rounds=1)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            for right in (5, 10):
+                story.coordinator.finish(participant("bob"), report(10, accuracy=right))
+            assert story.coordinator.metrics is None
+            story.coordinator.finish(participant("alice"), report(10, accuracy=5))
+            await story.closed()
+            assert story.coordinator.metrics == {"accuracy": 0.5}
 
     run(go())
 
@@ -416,23 +348,25 @@ def test_who_reports_first_does_not_say_what_metrics_are_called(run: Run) -> Non
     """All reports are taken, what all have is published, and the rest is counted."""
 
     async def go() -> None:
-        story = Story(course(rounds=2, evaluate_every=1))
-        await story.join_all()
-        await story.whole_round(1)
-        mine = report(10, accuracy=5, mine=10)
-        await story.coordinator.count(participant("bob"), header(2, mine), update())
-        yours = report(10, accuracy=10, recall=1)
-        await story.coordinator.count(participant("alice"), header(2, yours), update())
-        await story.coordinator.finish(participant("bob"), report(10, mine=5))
-        await story.coordinator.finish(participant("alice"), report(10, accuracy=5))
-        assert story.coordinator.metrics == {}
-        [line] = story.log.named("evaluation")
-        assert line["metrics"] == {"accuracy": 0.75}
-        # Once, and without a word of any party's.
-        [line] = story.log.named("metrics-differ")
-        assert (line["published"], line["left_out"]) == (1, 2)
-        assert "mine" not in story.log.text()
-        assert "recall" not in story.log.text()
+        async with Story(course(rounds=2, evaluate_every=1)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            mine = report(10, accuracy=5, mine=10)
+            await story.count("bob", 2, evaluation=mine)
+            yours = report(10, accuracy=10, recall=1)
+            await story.count("alice", 2, evaluation=yours)
+            await story.closed()
+            story.coordinator.finish(participant("bob"), report(10, mine=5))
+            story.coordinator.finish(participant("alice"), report(10, accuracy=5))
+            await story.closed()
+            assert story.coordinator.metrics == {}
+            [line] = story.log.named("evaluation")
+            assert line["metrics"] == {"accuracy": 0.75}
+            # Once, and without a word of any party's.
+            [line] = story.log.named("metrics-differ")
+            assert (line["published"], line["left_out"]) == (1, 2)
+            assert "mine" not in story.log.text()
+            assert "recall" not in story.log.text()
 
     run(go())
 
@@ -441,48 +375,48 @@ def test_the_state_before_the_first_round_is_known_before_anybody_comes(
     run: Run,
 ) -> None:
     async def go() -> None:
-        story = Story()
-        state = story.coordinator.initial_state()
-        assert (await story.join_all()).header.state == state == digest(story, 0)
+        async with Story() as story:
+            state = story.coordinator.initial_state()
+            assert (await story.join_all()).header.state == state == digest(story, 0)
 
     run(go())
 
 
 def test_after_the_last_round_a_run_waits_longer_for_the_reports(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=1))
-        await story.join_all()
-        await story.whole_round(1)
-        ending = asyncio.ensure_future(
-            story.coordinator.run(patience_seconds=0.0, extra_seconds=HOUR)
-        )
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert not ending.done()
-        for party in PARTIES:
-            await story.coordinator.finish(participant(party), report(1, accuracy=1))
-        assert await ending == {"accuracy": 1.0}
+        async with Story(course(rounds=1)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            ending = asyncio.ensure_future(
+                story.coordinator.run(patience_seconds=0.0, extra_seconds=HOUR)
+            )
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not ending.done()
+            for party in PARTIES:
+                story.coordinator.finish(participant(party), report(1, accuracy=1))
+            assert await ending == {"accuracy": 1.0}
 
-        impatient = Story(course(rounds=1))
-        await impatient.join_all()
-        with pytest.raises(ProtocolError) as caught:
-            await impatient.coordinator.run(patience_seconds=0.0, extra_seconds=HOUR)
-        assert caught.value.code == "worker-missing"
+        async with Story(course(rounds=1)) as impatient:
+            await impatient.join_all()
+            with pytest.raises(ProtocolError) as caught:
+                await impatient.coordinator.run(
+                    patience_seconds=0.0, extra_seconds=HOUR
+                )
+            assert caught.value.code == "worker-missing"
 
     run(go())
 
 
 def test_a_report_before_the_end_is_refused(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        for stage in (None, story.join_all):
-            if stage is not None:
-                await stage()
-            with pytest.raises(ProtocolError) as caught:
-                await story.coordinator.finish(
-                    participant("bob"), report(1, accuracy=1)
-                )
-            assert caught.value.code == "finish-early"
+        async with Story() as story:
+            for stage in (None, story.join_all):
+                if stage is not None:
+                    await stage()
+                with pytest.raises(ProtocolError) as caught:
+                    story.coordinator.finish(participant("bob"), report(1, accuracy=1))
+                assert caught.value.code == "finish-early"
 
     run(go())
 
@@ -497,99 +431,98 @@ async def patience_of(story: Story) -> str:
 
 def test_patience_names_who_never_came(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        joining = asyncio.ensure_future(
-            story.coordinator.join("alice", LAYOUT.digest())
-        )
-        said = await patience_of(story)
-        assert said == "gave up waiting before training began: bob within 0.01 s"
-        joining.cancel()
+        async with Story() as story:
+            joining = story.call("alice")
+            await asyncio.sleep(0)
+            said = await patience_of(story)
+            assert said == "gave up waiting before training began: bob within 0.01 s"
+            joining.cancel()
+            await asyncio.wait((joining,))
 
     run(go())
 
 
 def test_patience_names_whose_update_is_missing(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        await story.join_all()
-        await story.whole_round(1)
-        await story.count("bob", 2)
-        said = await patience_of(story)
-        assert said == "gave up waiting in round 2: alice within 0.01 s"
+        async with Story() as story:
+            await story.join_all()
+            await story.whole_round(1)
+            await story.count("bob", 2)
+            said = await patience_of(story)
+            assert said == "gave up waiting in round 2: alice within 0.01 s"
 
     run(go())
 
 
 def test_patience_names_who_did_not_finish(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=1))
-        await story.join_all()
-        await story.whole_round(1)
-        await story.coordinator.finish(participant("alice"), report(1, accuracy=1))
-        said = await patience_of(story)
-        assert said == "gave up waiting after the last round: bob within 0.01 s"
+        async with Story(course(rounds=1)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            story.coordinator.finish(participant("alice"), report(1, accuracy=1))
+            said = await patience_of(story)
+            assert said == "gave up waiting after the last round: bob within 0.01 s"
 
     run(go())
 
 
 def test_patience_lasts_while_anything_arrives(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        story.coordinator._touched -= 2 * HOUR
-        with pytest.raises(ProtocolError):
-            await story.coordinator.run(patience_seconds=HOUR)
-        story.coordinator.touch()
-        ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert not ending.done()
-        ending.cancel()
+        async with Story() as story:
+            story.coordinator._attendance._touched -= 2 * HOUR
+            with pytest.raises(ProtocolError):
+                await story.coordinator.run(patience_seconds=HOUR)
+            story.coordinator.touch()
+            ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not ending.done()
+            ending.cancel()
 
     run(go())
 
 
 def test_a_failure_reaches_every_waiting_worker(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        await story.join_all()
-        workers = [waiting(story) for _ in range(3)]
-        await asyncio.sleep(0)
-        error = PlatformError("the disk is full", code="disk-full")
-        await story.coordinator.fail(error)
-        for worker in workers:
-            with pytest.raises(PlatformError, match="disk is full"):
-                await worker
-        # Whoever comes later hears it as well.
-        with pytest.raises(CloisterError, match="disk is full"):
-            await story.coordinator.join("bob", LAYOUT.digest())
+        async with Story() as story:
+            await story.join_all()
+            await story.count("alice", 1)
+            workers = [waiting(story) for _ in range(3)]
+            await asyncio.sleep(0)
+            error = PlatformError("the disk is full", code="disk-full")
+            await story.coordinator.fail(error)
+            for worker in workers:
+                with pytest.raises(PlatformError, match="disk is full"):
+                    await worker
+            # Whoever comes later hears it as well.
+            with pytest.raises(CloisterError, match="disk is full"):
+                await story.call("bob")
 
     run(go())
 
 
 def test_a_failed_run_ends_when_every_worker_was_told(run: Run) -> None:
     async def go() -> None:
-        story = Story()
-        await story.join_all()
-        waits = waiting(story)
-        await asyncio.sleep(0)
-        await story.coordinator.fail(
-            PlatformError("the disk is full", code="disk-full")
-        )
-        leaving = asyncio.ensure_future(story.coordinator.farewell())
-        with pytest.raises(PlatformError):
-            await waits
-        assert not leaving.done()  # bob computes, and comes back with his update
-        with pytest.raises(PlatformError):
-            story.coordinator.check_header("bob", header(1))
-        await leaving
-        # Nothing counts any more, whoever sends it.
-        for end in (
-            story.count("bob", 1),
-            story.coordinator.finish(participant("bob"), report(1, accuracy=1)),
-        ):
+        async with Story() as story:
+            await story.join_all()
+            waits = waiting(story)
+            await asyncio.sleep(0)
+            await story.coordinator.fail(
+                PlatformError("the disk is full", code="disk-full")
+            )
+            leaving = asyncio.ensure_future(story.coordinator.farewell())
             with pytest.raises(PlatformError):
-                await end
-        assert story.coordinator._current().missing == PARTIES
+                await waits
+            assert not leaving.done()  # bob computes, and comes back with his update
+            with pytest.raises(PlatformError):
+                story.coordinator.check_header("bob", header(1))
+            await leaving
+            # Nothing counts any more, whoever sends it.
+            with pytest.raises(PlatformError):
+                await story.count("bob", 1)
+            with pytest.raises(PlatformError):
+                story.coordinator.finish(participant("bob"), report(1, accuracy=1))
+            assert story.missing == PARTIES
 
     run(go())
 
@@ -598,66 +531,65 @@ def test_a_failed_run_does_not_wait_for_a_worker_that_was_silent_or_is_gone(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def go() -> None:
-        story = Story()
-        await story.join_all()
-        await story.count("bob", 1)
-        await patience_of(story)  # for alice
-        waits = asyncio.ensure_future(story.coordinator.next_model("bob", after=1))
-        await asyncio.sleep(0)
-        await story.coordinator.fail(
-            PlatformError("the disk is full", code="disk-full")
-        )
-        await story.coordinator.farewell()
-        assert waits.done()
-        with pytest.raises(PlatformError):
-            await waits
+        async with Story() as story:
+            await story.join_all()
+            await story.count("bob", 1)
+            await patience_of(story)  # for alice
+            waits = waiting(story, "bob")
+            await asyncio.sleep(0)
+            await story.coordinator.fail(
+                PlatformError("the disk is full", code="disk-full")
+            )
+            await story.coordinator.farewell()
+            assert waits.done()
+            with pytest.raises(PlatformError):
+                await waits
 
-        monkeypatch.setattr(coordinator, "_FAREWELL_SECONDS", 0.01)
-        story = Story()
-        await story.join_all()
-        await story.coordinator.fail(
-            PlatformError("the disk is full", code="disk-full")
-        )
-        await story.coordinator.farewell()
-        assert story.coordinator._informed == set()
+        monkeypatch.setattr(attendance, "_FAREWELL_SECONDS", 0.01)
+        async with Story() as story:
+            await story.join_all()
+            await story.coordinator.fail(
+                PlatformError("the disk is full", code="disk-full")
+            )
+            await story.coordinator.farewell()
+            assert story.coordinator._attendance._content == set()
 
     run(go())
 
 
 def test_a_model_that_diverges_ends_the_run_and_says_what_to_do(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rate=1e6))
-        await story.join_all()
-        worker = waiting(story)
-        ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
-        huge = float(np.finfo(np.float32).max)
-        for party in PARTIES:
-            await story.count(party, 1, huge)
-        for waiter in (worker, ending):
-            with pytest.raises(ConfigError) as caught:
-                await waiter
-            assert caught.value.code == "training-diverged"
-            assert "learning rate" in caught.value.remedy
-        # Nothing of it reached the model.
-        assert not story.coordinator.model.parameters.any()
-        assert story.log.named("round") == []
+        async with Story(course(rate=1e6)) as story:
+            await story.join_all()
+            worker = asyncio.ensure_future(whole_model(story, "alice", after=1))
+            ending = asyncio.ensure_future(story.coordinator.run(patience_seconds=HOUR))
+            huge = float(np.finfo(np.float32).max)
+            for party in PARTIES:
+                await story.count(party, 1, huge)
+            for waiter in (worker, ending):
+                with pytest.raises(ConfigError) as caught:
+                    await waiter
+                assert caught.value.code == "training-diverged"
+                assert "learning rate" in caught.value.remedy
+            # Nothing of it reached the model.
+            assert not story.coordinator.model.parameters.any()
+            assert story.log.named("round") == []
 
     run(go())
 
 
 def test_the_log_holds_aggregates_only(run: Run) -> None:
     async def go() -> None:
-        story = Story(course(rounds=2, evaluate_every=1))
-        await story.join_all()
-        await story.whole_round(1)
-        for party, secret in zip(PARTIES, (1234.5, 2345.5), strict=True):
-            evaluation = report(10, canary=secret)
-            await story.coordinator.count(
-                participant(party), header(2, evaluation), update()
-            )
-        text = story.log.text()
-        assert str((1234.5 + 2345.5) / 20) in text
-        for single in ("1234.5", "2345.5", "123.45", "234.55"):
-            assert single not in text
+        async with Story(course(rounds=2, evaluate_every=1)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            for party, secret in zip(PARTIES, (1234.5, 2345.5), strict=True):
+                evaluation = report(10, canary=secret)
+                await story.count(party, 2, evaluation=evaluation)
+            await story.closed()
+            text = story.log.text()
+            assert str((1234.5 + 2345.5) / 20) in text
+            for single in ("1234.5", "2345.5", "123.45", "234.55"):
+                assert single not in text
 
     run(go())

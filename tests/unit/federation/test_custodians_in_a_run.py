@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -184,12 +185,14 @@ def test_a_plan_amended_before_the_first_round_trains_from_the_same_state(
     """The state's digest is not of a plan, so the amended one finds it again."""
     plan = federation.plan
     model = task().initial_model(seed=plan.training.seed)
-    former = Coordinator(
-        course_of(plan, model),
-        model,
-        audit=RecordedRounds(),
-        log=RecordedLog().logger(),
-    )
+    with ThreadPoolExecutor(1) as threads:
+        former = Coordinator(
+            course_of(plan),
+            model,
+            audit=RecordedRounds(),
+            threads=threads,
+            log=RecordedLog().logger(),
+        )
     known = Predecessor(
         plan=format_digest(plan_hash(plan)),
         state=format_digest(former.initial_state()),
@@ -214,7 +217,7 @@ def changed(known: Predecessor) -> Predecessor:
 def test_workers_refuse_a_server_that_starts_over_behind_their_marks(
     run: Run, federation: Federation, tmp_path: Path
 ) -> None:
-    scene = make_scene(tmp_path / "run", federation, patience_seconds=0.3)
+    scene = make_scene(tmp_path / "run", federation, patience_seconds=1.0)
     run(whole_run(scene))
     scene.model_path.unlink()
     known = scene.custodians.mark("alice")

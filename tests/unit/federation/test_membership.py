@@ -50,6 +50,7 @@ from cloister.errors import (
 from cloister.federation import membership, warranting
 from cloister.federation.line import SERVER_GONE
 from cloister.federation.membership import Membership
+from cloister.federation.wire_format import wire_format
 from cloister.plan.plan import Plan, plan_hash
 from cloister.plan.sections import Admission
 from cloister.ratls.certificate import CLOCK_TOLERANCE
@@ -425,10 +426,12 @@ async def member(
     port: OpenServer, node: Node, log: RecordedLog
 ) -> AsyncIterator[Membership]:
     """Has a node admitted, with a custodian that it has no need of."""
+    model = task().initial_model(seed=1)
     membership = Membership(
         node,
         CustodianLine(node, port.enrolment, log=log.logger()),
-        task().initial_model(seed=1),
+        model=model,
+        wire=wire_format(node.plan.training.wire, model.layout),
         enrolment=port.enrolment,
         training=port.training,
         patience_seconds=0.1,

@@ -36,6 +36,21 @@ def test_one_party_takes_no_other_partys_place() -> None:
     assert budget.rest() == []
 
 
+def test_a_party_that_begins_again_waits_its_minute() -> None:
+    seconds = Seconds()
+    budget = RefusalBudget(seconds)
+    for at, party in ((0.0, "alice"), (10.0, "bob")):
+        seconds.now = at
+        taken(budget, party, RECORDED_PER_MINUTE + 1)
+    seconds.now = 60.0
+    assert budget.due() == [("alice", 1)]
+    taken(budget, "alice", RECORDED_PER_MINUTE + 2)
+    seconds.now = 70.0
+    assert budget.due() == [("bob", 1)]
+    seconds.now = 120.0
+    assert budget.due() == [("alice", 2)]
+
+
 def test_a_minute_begins_with_a_partys_first_refusal() -> None:
     seconds = Seconds()
     budget = RefusalBudget(seconds)

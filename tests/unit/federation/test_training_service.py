@@ -14,12 +14,15 @@ import pytest
 from tests.support.open_server import (
     OpenServer,
     admitted_channel,
+    jump_to,
     open_server,
     refusal_code,
 )
 from tests.support.plan_tree import FEATURES
 from tests.support.running import Run
 from tests.support.training_calls import (
+    Contributing,
+    Receiving,
     begin_round,
     contribute,
     final_report,
@@ -29,7 +32,9 @@ from tests.support.training_calls import (
     refused,
     report,
     send,
+    send_update,
     update_for,
+    wanted,
 )
 
 from cloister.errors import ProtocolError
@@ -70,6 +75,14 @@ async def first_round(
         yield port, channel, other
 
 
+async def answer_of(call: Contributing | Receiving) -> tuple[ModelHeader, bytes]:
+    """Returns the model that answers a call whose part is said."""
+    messages: list[bytes] = []
+    while isinstance(message := await call.read(), bytes):
+        messages.append(message)
+    return decode_header(messages[0], ModelHeader), b"".join(messages[1:])
+
+
 def changed(message: bytes, **fields: object) -> bytes:
     header = decode_header(message, UpdateHeader)
     return encode_header(msgspec.structs.replace(header, **fields))
@@ -82,14 +95,13 @@ def test_a_round_over_the_wire(
         async with first_round(server, alice, bob, tmp_path) as (port, *channels):
             calls = [contribute(channel) for channel in channels]
             for call, node in zip(calls, (alice, bob), strict=True):
-                await send(call, update_for(port, node))
-                await call.done_writing()
-            answers = [[message async for message in call] for call in calls]
+                await send_update(call, update_for(port, node))
+            answers = [await answer_of(call) for call in calls]
             assert answers[0] == answers[1]
-            header = decode_header(answers[0][0], ModelHeader)
+            header, sent = answers[0]
             assert header.round == 2
             model = port.coordinator.model
-            assert b"".join(answers[0][1:]) == model.data.tobytes()
+            assert sent == model.data.tobytes()
             assert port.coordinator.traffic.received == 2 * model.layout.size_bytes
             assert port.coordinator.traffic.sent == 4 * model.layout.size_bytes
             assert port.refusals() == []
@@ -102,7 +114,7 @@ def test_a_round_over_the_wire(
     [
         (lambda _: [], "update-empty"),
         (lambda m: m[:1], "transfer-short"),
-        (lambda m: [m[0], m[1][:-1]], "transfer-short"),
+        (lambda m: [m[0], m[1][:-1]], "chunk-size"),
         (lambda m: [m[0], m[1] + b"\0"], "chunk-size"),
         (lambda m: [m[0], m[1], b"\0"], "chunk-size"),
         (lambda m: [m[0], b"", m[1]], "chunk-size"),
@@ -119,7 +131,9 @@ def test_a_round_over_the_wire(
             lambda m: [changed(m[0], evaluation=report(a=1.0)), m[1]],
             "update-evaluation",
         ),
-        (lambda m: [m[0], b"\xff" * len(m[1])], "update-not-finite"),
+        (lambda m: [m[0], b"\xff" * 4 + m[1][4:]], "update-not-finite"),
+        (lambda m: [m[0], m[1][:-8] + b"\xff" * 8], "update-not-finite"),
+        (lambda m: [m[0], b"\xff" * len(m[1])], "chunk-padding"),
     ],
 )
 def test_an_update_that_cannot_count_is_refused_by_name_and_leaves_the_round(
@@ -132,13 +146,12 @@ def test_an_update_that_cannot_count_is_refused_by_name_and_leaves_the_round(
             await send(call, change(update_for(port, nodes[1])))
             assert await refused(call) == code
             assert port.refusals() == [code]
-            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.coordinator._machine.missing == ("alice", "bob")
             assert port.coordinator.model.data.tobytes() == before
             # The same party may try again, rightly.
             calls = [contribute(it) for it in (channel, other)]
             for call, node in zip(calls, nodes[1:], strict=True):
-                await send(call, update_for(port, node))
-                await call.done_writing()
+                await send_update(call, update_for(port, node))
             assert await model_of(calls[0]) == await model_of(calls[1])
 
     run(story())
@@ -152,16 +165,37 @@ def test_a_refusal_in_the_middle_of_a_large_update_still_says_why(
     async def story() -> None:
         async with first_round(*nodes, tmp_path, features=300_000) as (port, line, _):
             header, *chunks = update_for(port, nodes[1])
-            assert len(chunks) == 3
+            assert len(chunks) > 3
             for messages in (
-                [changed(header, examples=17), *chunks],
-                [header, *chunks, b"more"],
-                [header, b"", *chunks],
+                [*chunks, b"more"],
+                [b"", *chunks],
+                [chunks[0], chunks[-1], *chunks],
             ):
                 call = contribute(line)
+                await send(call, [header])
+                await wanted(call)
                 await send(call, messages)
-                assert await refused(call) in {"update-weight", "chunk-size"}
-            assert port.coordinator._current().missing == ("alice", "bob")
+                assert await refused(call) == "chunk-size"
+            assert port.coordinator._machine.missing == ("alice", "bob")
+
+    run(story())
+
+
+def test_who_waits_to_be_asked_for_chunks_hears_a_refusal_at_once(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    """It sends nothing that would have to be read first, and its stream stays open."""
+
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, _):
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            call = contribute(channel)
+            await send(call, [changed(update_for(port, nodes[1])[0], round=2)])
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            assert refusal_code(caught.value) == "update-round"
+            assert loop.time() - began < training_service._DRAIN_SECONDS / 2
 
     run(story())
 
@@ -176,17 +210,23 @@ def test_a_refused_caller_that_does_not_stop_is_cut_off(
 
     async def story() -> None:
         async with first_round(*nodes, tmp_path) as (port, channel, _):
+            header = update_for(port, nodes[1])[0]
             call = contribute(channel)
-            await send(call, [changed(update_for(port, nodes[1])[0], examples=17)])
+            await send(call, [header])
+            await wanted(call)
+            await send(call, [b"nonsense"])
             # The stream stays open, and nothing comes.
             assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
             flood = contribute(channel)
+            await send(flood, [header])
+            await wanted(flood)
             await send(flood, [b"nonsense"])
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 while True:
                     await flood.write(bytes(MAX_CHUNK_BYTES))
             assert flood.done()
             assert port.coordinator.traffic.received == 0
+            assert port.coordinator._machine.missing == ("alice", "bob")
 
     run(story())
 
@@ -217,10 +257,11 @@ def test_a_message_above_the_limit_is_stopped_by_the_transport(
                 await begin_round(port, channel, other)
                 call = contribute(channel)
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    header = update_for(port, alice)[0]
-                    await send(call, [header, bytes(MAX_CHUNK_BYTES + 1)])
+                    await send(call, update_for(port, alice)[:1])
+                    await wanted(call)
+                    await send(call, [bytes(MAX_CHUNK_BYTES + 1)])
                 assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.coordinator._machine.missing == ("alice", "bob")
 
     run(story())
 
@@ -237,7 +278,7 @@ def test_a_request_that_is_none_is_refused(
             method: UnaryStream = channel.unary_stream(RECEIVE)
             call = method(request_bytes)
             assert await refused(call) in {"header-malformed", "header-size"}
-            assert port.coordinator._joined == set()
+            assert port.coordinator._attendance._joined == set()
 
     run(story())
 
@@ -253,7 +294,7 @@ def test_a_worker_of_another_layout_does_not_join(
             method: UnaryStream = channel.unary_stream(RECEIVE)
             call = method(encode_header(ModelRequest(layout="0" * 64)))
             assert await refused(call) == "layout-differs"
-            assert port.coordinator._joined == set()
+            assert port.coordinator._attendance._joined == set()
 
     run(story())
 
@@ -285,8 +326,7 @@ def test_a_call_that_breaks_off_leaves_the_round_as_it_is(
             broken.cancel()
             calls = [contribute(it) for it in (channel, other)]
             for call, node in zip(calls, nodes[1:], strict=True):
-                await send(call, update_for(port, node))
-                await call.done_writing()
+                await send_update(call, update_for(port, node))
             for call in calls:
                 assert await model_of(call)
             # Whether gRPC tells a broken stream from an ended one is a matter of luck.
@@ -301,7 +341,7 @@ def test_the_end_of_training_over_the_wire(
     async def story() -> None:
         async with first_round(*nodes, tmp_path) as (port, *channels):
             rounds = port.node.plan.training.rounds
-            port.coordinator._publish(rounds + 1)
+            jump_to(port, rounds + 1)
             for channel, node in zip(channels, nodes[1:], strict=True):
                 final = [m async for m in receive(port, channel)]
                 assert decode_header(final[0], ModelHeader).final
@@ -311,7 +351,7 @@ def test_the_end_of_training_over_the_wire(
             assert metrics == {"a": 0.5}
             late = contribute(channels[0])
             await send(late, update_for(port, nodes[1], round_number=rounds)[:1])
-            assert await refused(late) == "no-round"
+            assert await refused(late) == "update-late"
 
     run(story())
 
@@ -323,9 +363,9 @@ def test_an_admission_lapses_when_its_rounds_are_over(
         async with first_round(*nodes, tmp_path) as (port, channel, _):
             assert port.ports.table.round == 1
             allowed = port.node.plan.admission.rounds
-            port.coordinator._publish(allowed)
+            jump_to(port, allowed)
             assert await model_of(receive(port, channel))
-            port.coordinator._publish(allowed + 1)
+            jump_to(port, allowed + 1)
             assert port.ports.table.round == allowed + 1
             assert await refused(receive(port, channel)) == "admission-lapsed"
 
@@ -338,7 +378,7 @@ def test_a_last_report_that_is_no_number_is_refused(
 ) -> None:
     async def story() -> None:
         async with first_round(*nodes, tmp_path) as (port, channel, _):
-            port.coordinator._publish(port.node.plan.training.rounds + 1)
+            jump_to(port, port.node.plan.training.rounds + 1)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await finish(channel, final_report(port, nodes[1], report(2, a=value)))
             assert refusal_code(caught.value) == "evaluation-not-finite"
@@ -377,14 +417,14 @@ def test_a_renewal_is_no_sign_of_life_but_a_first_admission_is(
     async def story() -> None:
         server, alice, bob = nodes
         async with open_server(server, tmp_path) as port:
-            began = port.coordinator._touched
+            began = port.coordinator._attendance._touched
             await enrol(alice, port.enrolment)
-            first = port.coordinator._touched
+            first = port.coordinator._attendance._touched
             assert first > began
             await enrol(alice, port.enrolment)
-            assert port.coordinator._touched == first
+            assert port.coordinator._attendance._touched == first
             await enrol(bob, port.enrolment)
-            assert port.coordinator._touched > first
+            assert port.coordinator._attendance._touched > first
 
     run(story())
 
@@ -413,7 +453,7 @@ def test_an_update_without_its_nodes_signature_over_the_head_does_not_count(
             call = contribute(channel)
             await send(call, [forged(header, signature), chunk])
             assert await refused(call) == "countersignature"
-            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.coordinator._machine.missing == ("alice", "bob")
             # Refused before its chunks were read.
             assert port.coordinator.traffic.received == 0
             assert port.audit.calls == [("alice", "countersignature")]
@@ -455,12 +495,12 @@ def test_a_last_report_without_a_signature_over_the_head_does_not_count(
 ) -> None:
     async def story() -> None:
         async with first_round(*nodes, tmp_path) as (port, channel, _):
-            port.coordinator._publish(port.node.plan.training.rounds + 1)
+            jump_to(port, port.node.plan.training.rounds + 1)
             last = final_report(port, nodes[2], report(2, a=1.0))
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await finish(channel, last)
             assert refusal_code(caught.value) == "countersignature"
-            assert port.coordinator._finals.missing == ("alice", "bob")
+            assert port.coordinator._machine.missing == ("alice", "bob")
 
     run(story())
 

@@ -16,7 +16,11 @@ import numpy as np
 import pytest
 from examples.softmax.task import Softmax, SoftmaxLearner
 from numpy.typing import NDArray
-from tests.support.federation_in_memory import Federation, quoting
+from tests.support.federation_in_memory import (
+    Federation,
+    make_federation,
+    quoting,
+)
 from tests.support.plan_tree import WORKERS, measurement_of
 from tests.support.run_audit import entries_of, kinds_of, links_of
 from tests.support.running import Run
@@ -39,6 +43,7 @@ from cloister.federation.layout import ModelBuffer
 from cloister.federation.server import Outcome
 from cloister.federation.task import Evaluation, LearnerSettings, StepReport, Task
 from cloister.plan.plan import Plan, plan_hash
+from cloister.plan.training import SgdOptimizer
 from cloister.storage.model_vault import open_model
 from cloister.storage.records import DataSource
 
@@ -132,34 +137,44 @@ def test_the_opened_model_scores_what_was_reported(
     assert right / examples == outcome.metrics["accuracy"]
 
 
-def test_it_computes_what_one_process_with_all_shards_would(
-    finished: tuple[Scene, Outcome], federation: Federation
-) -> None:
-    scene, _ = finished
-    plan = federation.plan
+def one_process(plan: Plan) -> ModelBuffer:
+    """Trains in one loop with every worker's shard; the step is written out here."""
     model = task().initial_model(seed=plan.training.seed)
-    course = course_of(plan, model)
-    velocity = course.optimizer.initial()
+    names = [worker.name for worker in plan.workers]
     learners = [
         task().learner(source, settings_of(plan, party))
-        for party, source in sources().items()
+        for party, source in sources(names).items()
     ]
     outs = [ModelBuffer(model.layout) for _ in learners]
+    optimizer, rate = plan.training.optimizer, course_of(plan).rate
+    assert isinstance(optimizer, SgdOptimizer)
+    parameters = model.parameters.astype(np.float64)
+    velocity = np.zeros_like(parameters)
+    decay = optimizer.weight_decay * model.layout.decay_mask()
     for number in range(1, plan.training.rounds + 1):
         for learner, out in zip(learners, outs, strict=True):
             learner.load(model)
             learner.step(number, out)
-        parameters, velocity = course.optimizer.update(
-            model.parameters,
-            velocity,
-            gradient=np.mean([out.parameters for out in outs], axis=0),
-            rate=course.learning_rate.at(number),
-        )
+        gradient = np.mean([out.parameters for out in outs], axis=0, dtype=np.float64)
+        velocity = optimizer.momentum * velocity + gradient + decay * parameters
+        parameters -= rate.at(number) * velocity
         model.parameters[:] = parameters
         model.statistics[:] = np.mean([out.statistics for out in outs], axis=0)
-    for name, array in opened(scene, federation).items():
+    return model
+
+
+def test_four_workers_compute_what_one_process_with_all_shards_would(
+    run: Run, tmp_path: Path
+) -> None:
+    four = make_federation(tmp_path / "keys", more_workers=("carol", "dave"))
+    scene = make_scene(tmp_path / "run", four)
+    run(whole_run(scene))
+    model = one_process(four.plan)
+    arrays = opened(scene, four)
+    assert arrays.keys() == model.arrays().keys()
+    for name, array in arrays.items():
         np.testing.assert_allclose(
-            array.astype(np.float64), model.arrays()[name], atol=1e-5
+            array.astype(np.float64), model.arrays()[name], rtol=0, atol=1e-5
         )
 
 
@@ -633,7 +648,7 @@ def test_a_worker_of_another_layout_is_told_so(
             return ModelBuffer(replace(model.layout, arrays=arrays))
 
     other = Renamed(task().features, task().classes)
-    scene = make_scene(tmp_path, federation, patience_seconds=0.3)
+    scene = make_scene(tmp_path, federation, patience_seconds=1.0)
     story = whole_run(scene, tasks={"bob": other})
     errors = failures_of(run, story, ProtocolError)
     assert {error.code for error in errors} == {"layout-differs", "worker-missing"}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import grpc
 import pytest
 from tests.support.audit import RecordedDoor
-from tests.support.federation_in_memory import START, Federation
+from tests.support.federation_in_memory import START, Federation, make_federation
+from tests.support.plan_tree import Tree, add_worker, average, put, with_quorum
 from tests.support.recorded_log import RecordedLog
 from tests.support.running import Run
 from tests.support.training_calls import until
@@ -28,14 +30,17 @@ from cloister.errors import (
 )
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import (
+    CONTRIBUTE,
     FINISH,
     FinalReport,
     Finished,
     ModelHeader,
     UpdateHeader,
+    UpdateWanted,
     decode_header,
     encode_header,
 )
+from cloister.federation.wire_format import wire_format
 from cloister.plan.plan import PlanHash
 from cloister.ratls.admission import new_authority
 from cloister.ratls.admission_table import AdmissionTable
@@ -87,13 +92,21 @@ class OddTraining(grpc.GenericRpcHandler):
     """Answers the n-th call with what it was given, whatever the worker sends.
 
     Args:
-        answer: The messages of each call.
+        answer: The messages of each call; after an update, those that follow it.
         lapses: Which calls end with a refusal instead, and with which.
+        refusals: The same for refusals of the message, not of the node.
     """
 
-    def __init__(self, answer: Answer, *, lapses: Mapping[int, str] = {}) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        lapses: Mapping[int, str] = {},
+        refusals: Mapping[int, str] = {},
+    ) -> None:
         self._answer = answer
         self._lapses = lapses
+        self._refusals = refusals
         self._calls = 0
         self.headers: list[UpdateHeader] = []
         self.reports: list[FinalReport] = []
@@ -105,18 +118,33 @@ class OddTraining(grpc.GenericRpcHandler):
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         if handler_call_details.method == FINISH:
             return grpc.unary_unary_rpc_method_handler(self._finish)
+        if handler_call_details.method == CONTRIBUTE:
+            return grpc.stream_stream_rpc_method_handler(self._take)
         return grpc.stream_stream_rpc_method_handler(self._talk)
+
+    async def _take(
+        self, messages: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        received = [await anext(messages)]
+        yield encode_header(UpdateWanted())
+        received += [message async for message in messages]
+        self.headers.append(decode_header(received[0], UpdateHeader))
+        self.updates.append(b"".join(received))
+        async for message in self._talk(messages, context):
+            yield message
 
     async def _talk(
         self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        received = [message async for message in messages]
-        if len(received) > 1:
-            self.headers.append(decode_header(received[0], UpdateHeader))
-            self.updates.append(b"".join(received))
+        async for _ in messages:
+            pass
         self._calls += 1
         if self._calls in self._lapses:
             await self.lapse(context, self._lapses[self._calls])
+        if self._calls in self._refusals:
+            refusal = ProtocolError("no", code=self._refusals[self._calls])
+            status = grpc.StatusCode.INVALID_ARGUMENT
+            await context.abort(status, encode_status(refusal))
         for message in self._answer(self._calls):
             yield message
 
@@ -224,17 +252,16 @@ def test_a_worker_trains_until_the_server_says_final(
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        (lambda _: [], "model-missing"),
+        (lambda _: [], "call-short"),
         (lambda _: [b"\xff"], "header-malformed"),
         (lambda _: [encode_header(Finished())], "header-malformed"),
         (lambda _: model(1)[1:], "header-malformed"),
         (lambda _: model(1)[:1], "transfer-short"),
         (lambda _: [*model(1), b"\0"], "chunk-size"),
-        (lambda _: [model(1)[0], model(1)[1][:-1]], "transfer-short"),
+        (lambda _: [model(1)[0], model(1)[1][:-1]], "chunk-size"),
         (lambda _: model(1, layout="0" * 64), "layout-differs"),
         (lambda call: model(2 * call), "round-order"),
         (lambda _: model(1), "round-order"),
-        (lambda call: model(3 - call), "round-order"),
         (lambda call: model(call, final=True), "header-malformed"),
         (lambda _: [bytes(MAX_CHUNK_BYTES + 1)], "server-gone"),
     ],
@@ -245,6 +272,174 @@ def test_a_server_that_breaks_the_protocol_ends_the_worker_with_its_reason(
     error = error_with(run, *nodes, scene, answer=answer)
     assert isinstance(error, ProtocolError)
     assert error.code == code
+
+
+def test_a_server_that_goes_back_a_round_is_refused(
+    run: Run, nodes: tuple[Node, Node], scene: Scene
+) -> None:
+    error = error_with(run, *nodes, scene, answer=lambda call: model(6 - call))
+    assert isinstance(error, VerificationError)
+    assert error.code == "state-rolled-back"
+    assert error.expected == "round 4 or later"
+    assert error.got == "round 3"
+
+
+def quorum_of_two(tree: Tree) -> Tree:
+    return with_quorum(tree, 2)
+
+
+def of_three_two_are_drawn(tree: Tree) -> Tree:
+    return put(average(add_worker(tree, "carol")), ("rounds", "sample"), 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What became of a worker.
+
+    Attributes:
+        odd: The server that it met.
+        error: What it ended with.
+        scene: Its scene.
+    """
+
+    odd: OddTraining
+    error: CloisterError | None
+    scene: Scene
+
+
+class Play(Protocol):
+    """Has alice train by a plan of its own, for a server that plays a script."""
+
+    def __call__(
+        self, odd: OddTraining, *, change: Callable[[Tree], Tree]
+    ) -> Played: ...
+
+
+@pytest.fixture
+def play(run: Run, tmp_path: Path) -> Play:
+    def play_it(odd: OddTraining, *, change: Callable[[Tree], Tree]) -> Played:
+        federation = make_federation(tmp_path / "federation", change=change)
+        scene = make_scene(tmp_path / "run", federation)
+
+        async def story() -> CloisterError | None:
+            server, alice = federation.node("aggregator"), federation.node("alice")
+            async with odd_server(server, scene, odd):
+                try:
+                    await work(scene, alice)
+                except CloisterError as error:
+                    return error
+            return None
+
+        return Played(odd=odd, error=run(story()), scene=scene)
+
+    return play_it
+
+
+def rounds_then_final(*rounds: int) -> Answer:
+    """Returns models of some rounds, one a call; the last is the final one."""
+
+    def answer(call: int) -> list[bytes]:
+        if call < 0:
+            return [encode_header(Finished())]
+        return model(rounds[call - 1], final=call == len(rounds))
+
+    return answer
+
+
+@pytest.mark.parametrize("change", [quorum_of_two, of_three_two_are_drawn])
+def test_a_worker_trains_in_the_rounds_in_which_it_has_a_seat(
+    play: Play, change: Callable[[Tree], Tree]
+) -> None:
+    played = play(OddTraining(rounds_then_final(1, 2, 5, 9, 13)), change=change)
+    assert played.error is None
+    assert [header.round for header in played.odd.headers] == [1, 2, 5, 9]
+    lines = played.scene.events("alice", "round")
+    assert [line["round"] for line in lines] == [1, 2, 5, 9]
+
+
+def test_no_round_comes_twice_where_rounds_go_on_without_some(play: Play) -> None:
+    played = play(OddTraining(rounds_then_final(1, 2, 2, 3)), change=quorum_of_two)
+    assert played.error is not None
+    assert played.error.code == "round-order"
+    assert played.error.expected == "round 3 or later"
+
+
+@pytest.mark.parametrize("last", [4, 13])
+def test_a_worker_whose_update_is_late_trains_on(play: Play, last: int) -> None:
+    # Call 3 brings the update of round 2, and call 4 asks for the model that is out.
+    rounds = (1, 2, 0, last) if last == 13 else (1, 2, 0, last, 13)
+    odd = OddTraining(rounds_then_final(*rounds), refusals={3: "update-late"})
+    played = play(odd, change=quorum_of_two)
+    assert played.error is None
+    assert [header.round for header in odd.headers] == [1, 2, 4][: len(rounds) - 2]
+    # Of a late update no more is said than its round.
+    [line] = played.scene.events("alice", "update-late")
+    assert line["round"] == 2
+    assert line.keys() == {"round", "event", "level", "timestamp", "party"}
+    trained = [line["round"] for line in played.scene.events("alice", "round")]
+    assert trained == [1, 4][: len(rounds) - 3]
+    assert len(played.scene.events("alice", "finished")) == 1
+
+
+def test_an_update_that_lost_its_place_is_sent_again_to_the_bit(play: Play) -> None:
+    # Call 2 is slow; call 3 asks for the model, and call 4 brings the update again.
+    odd = OddTraining(rounds_then_final(1, 0, 1, 2, 13), refusals={2: "transfer-slow"})
+    played = play(odd, change=quorum_of_two)
+    assert played.error is None
+    assert [header.round for header in odd.headers] == [1, 1, 2]
+    assert odd.updates[0] == odd.updates[1]
+    assert len(played.scene.events("alice", "update-slow")) == 1
+
+
+def test_an_update_that_is_always_too_slow_ends_the_worker(play: Play) -> None:
+    slow = dict.fromkeys((2, 4, 6), "transfer-slow")
+    odd = OddTraining(lambda _: model(1), refusals=slow)
+    played = play(odd, change=quorum_of_two)
+    assert played.error is not None
+    assert played.error.code == "transfer-slow"
+    assert len(odd.headers) == 3
+
+
+@pytest.mark.parametrize("code", ["update-not-finite", "chunk-size", "layout-differs"])
+def test_an_update_that_is_refused_for_what_it_is_ends_the_worker(
+    play: Play, code: str
+) -> None:
+    odd = OddTraining(model, refusals={2: code})
+    played = play(odd, change=quorum_of_two)
+    assert played.error is not None
+    assert played.error.code == code
+    assert len(odd.headers) == 1
+
+
+def test_an_update_of_local_steps_says_how_many_examples_it_took(play: Play) -> None:
+    odd = OddTraining(rounds_then_final(1, 2, 3))
+    played = play(odd, change=partial(average, local_steps=3))
+    assert played.error is None
+    plan = played.scene.custodians.plan.training
+    assert {header.examples for header in odd.headers} == {3 * plan.batch_size}
+
+
+def test_models_and_updates_travel_as_the_plan_says(play: Play) -> None:
+    wire = wire_format("bfloat16", LAYOUT)
+    zeros = ModelBuffer(LAYOUT)
+
+    def answer(call: int) -> list[bytes]:
+        if call < 0:
+            return [encode_header(Finished())]
+        header, _ = model(call, final=call == 3)
+        return [header, *(wire.encode(zeros, n) for n in range(wire.chunk_count))]
+
+    def half(tree: Tree) -> Tree:
+        return put(tree, ("training", "wire"), "bfloat16")
+
+    played = play(OddTraining(answer), change=half)
+    assert played.error is None
+    for line in played.scene.events("alice", "round"):
+        assert line["bytes_sent"] == line["bytes_received"] == wire.size_bytes
+    assert wire.size_bytes < LAYOUT.size_bytes
+    headers = [len(encode_header(header)) for header in played.odd.headers]
+    sizes = [len(update) for update in played.odd.updates]
+    assert sizes == [size + wire.size_bytes for size in headers]
 
 
 def test_a_server_that_a_party_does_not_know_must_state_its_state(

@@ -14,6 +14,7 @@ from tests.support.plan_tree import (
     add_recipient,
     add_worker,
     at,
+    average,
     by_identity,
     hold_shares,
     leaves,
@@ -21,6 +22,7 @@ from tests.support.plan_tree import (
     put,
     take,
     toml_of,
+    with_quorum,
 )
 
 from cloister.errors import ConfigError, VerificationError
@@ -145,6 +147,7 @@ def test_all_that_may_change_may_change_at_once() -> None:
         (("training", "batch_size"), 17, "amendment-training"),
         (("training", "seed"), 8, "amendment-training"),
         (("training", "precision"), "bfloat16", "amendment-training"),
+        (("training", "wire"), "bfloat16", "amendment-training"),
         (("training", "threads"), 2, "amendment-training"),
         (("training", "optimizer", "learning_rate"), 0.25, "amendment-training"),
         (("training", "optimizer", "momentum"), 0.25, "amendment-training"),
@@ -172,6 +175,42 @@ def test_what_may_not_change_is_named(path: Path, value: Value, code: str) -> No
     assert error.code == code
     if code != "amendment-shorter":
         assert dotted(path) in error.what
+
+
+def averaged_tree() -> Tree:
+    """Returns a plan of fedavg, of which not everybody takes part in every round."""
+    tree = average(add_worker(base_tree(), "dave"))
+    put(tree, ("training", "schedule"), {"name": "step", "every_rounds": 5})
+    return with_quorum(tree, 3, sample=4)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("training", "local_steps"), 4),
+        (("training", "local_optimizer", "learning_rate"), 0.5),
+        (("training", "optimizer", "name"), "adagrad"),
+        (("training", "schedule", "every_rounds"), 6),
+        (("rounds", "quorum"), 2),
+        (("rounds", "deadline_seconds"), 61),
+        (("rounds", "sample"), 3),
+    ],
+)
+def test_what_a_round_is_and_who_takes_part_stays(path: Path, value: Value) -> None:
+    before = parse_plan(toml_of(averaged_tree()))
+    named: Tree = {**averaged_tree(), "predecessor": predecessor_table(before)}
+    check(named, before=before)
+    error = refusal(put(named, path, value), before=before)
+    assert error.code == f"amendment-{path[0]}"
+    assert dotted(path) in error.what
+
+
+def test_a_round_ends_with_everybody_or_not_for_the_whole_run() -> None:
+    before = parse_plan(toml_of(averaged_tree()))
+    named: Tree = {**averaged_tree(), "predecessor": predecessor_table(before)}
+    take(named, ("rounds", "quorum"))
+    take(named, ("rounds", "deadline_seconds"))
+    assert refusal(named, before=before).code == "amendment-rounds"
 
 
 def test_every_section_of_a_plan_is_free_or_tried_above() -> None:

@@ -31,6 +31,7 @@ from cloister.plan.consent import (
     read_consent,
     sign_consent,
     verify_consent,
+    verify_consents,
     write_consent,
 )
 from cloister.plan.keys import format_party_key
@@ -306,6 +307,27 @@ def test_all_consents_together_are_everybodys_agreement(tmp_path: Path) -> None:
     assert consents.newest == START + timedelta(hours=2)
     with pytest.raises(FrozenInstanceError):
         consents.newest = START  # type: ignore[misc]  # what the test is about
+
+
+def test_consents_are_verified_together_as_one_by_one() -> None:
+    consents = [
+        sign_consent(PLAN, party=name, key=KEYS[name], at=START) for name in NAMES
+    ]
+    assert verify_consents(consents, plan=PLAN, at=START) == tuple(consents)
+    wrong = msgspec.structs.replace(consents[1], signature=consents[0].signature)
+    early = START - timedelta(minutes=11)
+    for others, plan, at, code in (
+        ([consents[0], wrong, consents[2]], PLAN, START, "consent-signature"),
+        ([consents[1], consents[0], consents[2]], PLAN, START, "consent-foreign"),
+        (consents, amended(), START, "consent-foreign"),
+        (consents, PLAN, early, "consent-future"),
+    ):
+        with pytest.raises(VerificationError) as caught:
+            verify_consents(others, plan=plan, at=at)
+        assert caught.value.code == code
+    for others in (consents[:2], [*consents, consents[2]]):
+        with pytest.raises(ValueError, match="argument"):
+            verify_consents(others, plan=PLAN, at=START)
 
 
 @pytest.mark.parametrize("but", [("aggregator",), ("alice", "bob"), NAMES])

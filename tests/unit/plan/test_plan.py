@@ -17,6 +17,7 @@ from tests.support.plan_tree import (
     add_recipient,
     add_worker,
     at,
+    average,
     by_identity,
     hold_shares,
     leaves,
@@ -25,6 +26,7 @@ from tests.support.plan_tree import (
     tables,
     take,
     toml_of,
+    with_quorum,
 )
 
 from cloister.errors import CloisterError, ConfigError
@@ -36,9 +38,25 @@ OPTIONS: Path = ("task", "options")
 
 
 def whole_tree(*, root: str = ROOT) -> Tree:
-    """Returns a plan with every section, every role and a worker of either kind."""
-    tree = by_identity(add_worker(plan_tree(root=root), "carol"), "carol")
+    """Returns a plan with every section, every role and workers of either kind."""
+    tree = average(add_worker(plan_tree(root=root), "carol"))
     add_recipient(tree, "rita")
+    by_identity(add_worker(tree, "dave"), "carol", "dave")
+    with_quorum(tree, 3, sample=4)
+    put(tree, ("training", "wire"), "float32")
+    put(
+        tree,
+        ("training", "optimizer"),
+        {
+            "name": "sgd",
+            "learning_rate": 0.5,
+            "momentum": 0.5,
+            "nesterov": True,
+            "weight_decay": 0.001,
+        },
+    )
+    local: Tree = {"learning_rate": 0.25, "momentum": 0.5, "weight_decay": 0.001}
+    put(tree, ("training", "local_optimizer"), local)
     hold_shares(tree, "aggregator", "alice")
     put(tree, ("party", 1, "platforms"), [32 * "1", 32 * "2"])
     put(tree, ("party", 1, "data_key"), "sha256:" + 64 * "c")
@@ -67,12 +85,16 @@ def refusal(tree: Tree | bytes) -> ConfigError:
     return caught.value
 
 
-def other_value(path: Path, value: Value) -> Value:
+def other_value(path: Path, value: Value) -> Value:  # noqa: PLR0911 - a table
     """Returns another value that is as good in the same place."""
+    if path == ("rounds", "sample"):
+        return 3  # there are four workers, and the quorum is three
+    if isinstance(value, bool):
+        return not value
     match value, path:
         case _, ("training", "schedule", "name"):
             return "constant"
-        case _, (*_, "precision"):
+        case _, (*_, "precision" | "wire"):
             return "bfloat16"
         case float(), _:
             return value / 2
@@ -86,7 +108,7 @@ def other_value(path: Path, value: Value) -> Value:
             raise AssertionError(path)
 
 
-# Leaves with one accepted value only.
+# Leaves with one accepted value only, or none that is as good beside the others.
 FIXED = {
     ("plan", "format"),
     ("training", "mode"),
@@ -107,12 +129,21 @@ def test_a_whole_plan_reads_as_written() -> None:
     plan = parse_plan(toml_of(whole_tree()))
     assert plan.run_id == "blobs/a"
     assert plan.server.name == "aggregator"
-    assert [worker.name for worker in plan.workers] == ["alice", "bob", "carol"]
+    assert [worker.name for worker in plan.workers] == [
+        *("alice", "bob", "carol", "dave")
+    ]
     assert [party.admit for party in plan.party] == [
         *["attested"] * 3,
         "identity",
         "attested",
+        "identity",
     ]
+    assert plan.training.mode == "fedavg"
+    assert plan.training.local_steps == 3
+    assert plan.training.local_optimizer is not None
+    assert plan.training.local_optimizer.learning_rate == 0.25
+    assert (plan.seats, plan.least_contributors) == (4, 3)
+    assert plan.source_files == ("task.py",)
     assert plan.rounds.tolerated_colluders == 0
     assert plan.admission.life_seconds == 3600
     assert plan.admission.custodian_silence_seconds == 600
@@ -129,7 +160,7 @@ def test_a_party_is_found_by_its_name_or_refused_with_all_names() -> None:
     assert plan.find_party("bob").name == "bob"
     with pytest.raises(ConfigError, match="'mallory'") as caught:
         plan.find_party("mallory")
-    assert caught.value.expected == "one of aggregator, alice, bob, carol, rita"
+    assert caught.value.expected == ("one of aggregator, alice, bob, carol, rita, dave")
 
 
 @pytest.mark.parametrize("place", [p for p in tables(whole_tree()) if p != OPTIONS])
@@ -188,10 +219,9 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
     tree = whole_tree()
     numbers = {"rounds", "batch_size", "seed", "evaluate_every", "warmup_rounds"}
     numbers |= {"life_seconds", "custodian_silence_seconds"}
-    numbers |= {"round", "tolerated_colluders"}
-    if path[:2] == OPTIONS or (
-        path[-1] in numbers | {"threads", "learning_rate"} and wrong is not True
-    ):
+    numbers |= {"round", "tolerated_colluders", "local_steps", "deadline_seconds"}
+    numbers |= {"threads", "learning_rate", "sample", "quorum"}
+    if path[:2] == OPTIONS or path[-1] in ({"nesterov"} if wrong is True else numbers):
         return
     assert refusal(put(tree, path, wrong)).code == "value-invalid"
 
@@ -210,7 +240,12 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
         (("task", "file"), "task.txt"),
         (("task", "class"), "a.b"),
         (("task", "class"), "1a"),
-        (("training", "mode"), "fedavg"),
+        (("training", "mode"), "fedsgd"),
+        (("training", "wire"), "float16"),
+        (("training", "local_steps"), 0),
+        (("training", "local_steps"), 2**31),
+        (("training", "local_optimizer", "learning_rate"), 0.0),
+        (("training", "local_optimizer", "momentum"), 1.0),
         (("training", "rounds"), 0),
         (("training", "rounds"), 2**31),
         (("training", "rounds"), 10**30),
@@ -220,7 +255,7 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
         (("training", "seed"), -1),
         (("training", "seed"), 2**63),
         (("training", "precision"), "float64"),
-        (("training", "optimizer", "name"), "adam"),
+        (("training", "optimizer", "name"), "adamw"),
         (("training", "optimizer", "learning_rate"), 0.0),
         (("training", "optimizer", "learning_rate"), -0.1),
         (("training", "optimizer", "learning_rate"), float("nan")),
@@ -228,9 +263,16 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
         (("training", "optimizer", "momentum"), 1.0),
         (("training", "optimizer", "momentum"), float("nan")),
         (("training", "optimizer", "weight_decay"), -1e-9),
-        (("training", "schedule", "name"), "step"),
+        (("training", "schedule", "name"), "linear"),
         (("training", "schedule", "warmup_rounds"), -1),
-        (("rounds", "quorum"), 2),
+        (("rounds", "quorum"), "most"),
+        (("rounds", "quorum"), -1),
+        (("rounds", "quorum"), 2**31),
+        (("rounds", "quorum"), 2.0),
+        (("rounds", "deadline_seconds"), 0),
+        (("rounds", "deadline_seconds"), 604_801),
+        (("rounds", "sample"), 0),
+        (("rounds", "sample"), "all"),
         (("rounds", "evaluate_every"), 0),
         (("party", 0, "role"), "observer"),
         (("party", 1, "admit"), "anybody"),
@@ -327,12 +369,14 @@ def test_a_table_written_at_length_has_the_same_hash() -> None:
 @pytest.mark.parametrize(
     ("path", "default"),
     [
-        (("training", "optimizer", "momentum"), 0.0),
         (("training", "optimizer", "weight_decay"), 0.0),
         (("training", "schedule", "warmup_rounds"), 0),
         (("training", "precision"), "float32"),
         (("training", "threads"), 1),
-        (("rounds", "quorum"), "all"),
+        (("training", "wire"), "float32"),
+        (("training", "optimizer", "nesterov"), False),
+        (("training", "local_optimizer", "momentum"), 0.0),
+        (("training", "local_optimizer", "weight_decay"), 0.0),
         (("rounds", "evaluate_every"), 50),
         (("admission", "life_seconds"), 43_200),
         (("admission", "rounds"), 100_000),
@@ -349,7 +393,7 @@ def test_a_default_spelt_out_has_the_same_hash(path: Path, default: Value) -> No
     assert hash_of(said) == hash_of(unsaid)
 
 
-@pytest.mark.parametrize("default", [{}, {"quorum": "all", "evaluate_every": 50}])
+@pytest.mark.parametrize("default", [{}, {"quorum": "all"}, {"evaluate_every": 50}])
 def test_rounds_may_be_left_out_where_all_are_attested(default: Value) -> None:
     said = put(plan_tree(), ("rounds",), default)
     assert hash_of(said) == hash_of(take(deepcopy(said), ("rounds",)))
@@ -357,12 +401,29 @@ def test_rounds_may_be_left_out_where_all_are_attested(default: Value) -> None:
 
 def test_the_canonical_form_names_every_key_and_its_version() -> None:
     plan = parse_plan(toml_of(plan_tree()))
-    form = ["cloister/plan/3", msgspec.to_builtins(plan)]
+    form = ["cloister/plan/4", msgspec.to_builtins(plan)]
     assert form[1]["predecessor"] is None
     for key in ("platforms", "data_key", "state_share", "recipient"):
         assert [party[key] for party in form[1]["party"]] == [None] * 3
     assert form[1]["policy"]["recipient"] is None
-    assert form[1]["rounds"]["tolerated_colluders"] is None
+    assert form[1]["rounds"] == {
+        "quorum": "all",
+        "deadline_seconds": None,
+        "sample": None,
+        "evaluate_every": 4,
+        "tolerated_colluders": None,
+    }
+    assert form[1]["training"]["optimizer"] == {
+        "name": "sgd",
+        "learning_rate": 0.5,
+        "momentum": 0.5,
+        "nesterov": False,
+        "weight_decay": 0.001,
+    }
+    assert form[1]["training"]["schedule"] == {"name": "cosine", "warmup_rounds": 2}
+    assert form[1]["training"]["wire"] == "float32"
+    assert form[1]["training"]["local_steps"] is None
+    assert form[1]["training"]["local_optimizer"] is None
     assert form[1]["admission"] == {
         "life_seconds": 43_200,
         "rounds": 100_000,
@@ -392,7 +453,7 @@ def test_the_roots_change_the_hash() -> None:
 
 def test_options_of_different_type_are_different_plans() -> None:
     path: Path = ("task", "options", "features")
-    values: list[Value] = [1, 1.0, True, "1", 0, False, "true", 2**70]
+    values: list[Value] = [1, 1.0, True, "1", 0, False, "true", 2**63 - 1]
     hashes = {hash_of(put(whole_tree(), path, value)) for value in values}
     assert len(hashes) == len(values)
 
@@ -431,19 +492,19 @@ def tables_of(tree: Tree, key: str) -> Tree:
 def test_a_plan_without_a_server_is_refused() -> None:
     tree = whole_tree()
     del parties_of(tree)[0]
-    assert refusal(tree).got == "0 servers and 3 workers"
+    assert refusal(tree).got == "0 servers and 4 workers"
 
 
 def test_a_plan_with_two_servers_is_refused() -> None:
     tree = whole_tree()
     key = "ed25519:" + 64 * "9"
     parties_of(tree).append({"name": "second", "role": "server", "key": key})
-    assert refusal(tree).got == "2 servers and 3 workers"
+    assert refusal(tree).got == "2 servers and 4 workers"
 
 
 def test_a_plan_without_workers_is_refused() -> None:
     tree = whole_tree()
-    del parties_of(tree)[1:-1]
+    del parties_of(tree)[5], parties_of(tree)[1:4]
     error = refusal(tree)
     assert (error.code, error.got) == ("parties-invalid", "1 servers and 0 workers")
 
@@ -538,7 +599,7 @@ def test_two_updates_at_least_stay_hidden_from_the_tolerated_colluders(
         else:
             error = refusal(changed)
             assert error.code == "colluders-too-many"
-            assert f"at least {colluders + 2} workers" in error.expected
+            assert f"at least {colluders + 2} contributors" in error.expected
 
 
 def test_a_policy_for_workers_is_missing_where_one_is_attested() -> None:

@@ -152,6 +152,26 @@ def test_a_newer_node_puts_the_older_one_out_at_once(table: AdmissionTable) -> N
     assert table.parties() == (newer.peer,)
 
 
+def test_a_key_that_two_parties_show_is_the_later_ones(table: AdmissionTable) -> None:
+    bob = admitted("bob")
+    table.admit(admitted())
+    table.admit(bob)
+    assert table.admitted() == (bob,)
+    alice = admitted(epoch=2, key=OTHER_KEY)
+    table.admit(alice)
+    assert table.admitted() == (bob, alice)
+    assert table.check(KEY) is bob.peer
+
+
+def test_who_is_admitted_anew_is_the_last_in_order(table: AdmissionTable) -> None:
+    alice, bob = admitted(), admitted("bob", key=OTHER_KEY)
+    table.admit(alice)
+    table.admit(bob)
+    renewed = admitted(last_round=20)
+    table.admit(renewed)
+    assert table.admitted() == (bob, renewed)
+
+
 def test_another_key_of_the_same_epoch_is_refused(table: AdmissionTable) -> None:
     first = admitted(epoch=2)
     table.admit(first)

@@ -186,3 +186,12 @@ def test_seeding_ends_with_its_block() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
     with seeded(7):
         assert torch.equal(first, torch.rand(3))
+
+
+def test_every_part_is_back_in_training_mode_for_a_step() -> None:
+    flat = FlatModel(SmallTask(dropout=0.5).model())
+    assert flat.training() is flat.module
+    flat.module.eval()
+    assert all(part.training for part in flat.training().modules())
+    next(part for part in flat.module.modules() if part is not flat.module).eval()
+    assert all(part.training for part in flat.training().modules())

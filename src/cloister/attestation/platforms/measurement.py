@@ -2,7 +2,8 @@
 
 Covered are the interpreter's binary, its shared library, the standard library and
 every file in every directory on the module search path: packages, ``.pth`` files,
-extension modules, data and metadata. The task's source and the node's role come on top.
+extension modules, data and metadata. The plan's sources (the task's file, and that of
+the plan's own strategy if there is one) and the node's role come on top.
 The plan is never part: it names the measurements, so that would be circular.
 
 Not covered, and so part of the platform rather than of the node: the C library and
@@ -35,12 +36,12 @@ from cloister.errors import ConfigError, PlatformError
 # Domain labels; a change of what is measured, or how, changes the number.
 _INTERPRETER_LABEL = b"cloister measured interpreter 1"
 _INSTALLED_LABEL = b"cloister measured installation 1"
-_ENCLAVE_LABEL = b"cloister enclave 1"
+_ENCLAVE_LABEL = b"cloister enclave 2"
 _SIGNER_LABEL = b"cloister simulated enclave signer 1"
 _MRTD_LABEL = b"cloister mrtd interpreter 1"
 _RTMR0_LABEL = b"cloister rtmr0 installation 1"
 _RTMR1_LABEL = b"cloister rtmr1 role 1"
-_RTMR2_LABEL = b"cloister rtmr2 task 1"
+_RTMR2_LABEL = b"cloister rtmr2 sources 2"
 
 ROLES = ("server", "worker", "recipient")
 ISV_PROD_ID = 1
@@ -69,7 +70,7 @@ class Interpreter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """Everything a node of this machine will run, except its task.
+    """Everything a node of this machine will run, except the plan's sources.
 
     Attributes:
         interpreter: SHA-256 over interpreter and standard library, 32 bytes.
@@ -88,7 +89,7 @@ class Installation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What a platform quotes for one role of one task.
+    """What a platform quotes for one role under one plan's sources.
 
     Attributes:
         role: The role measured.
@@ -99,7 +100,7 @@ class Measurement:
         mrtd: TDX: the interpreter, 48 bytes.
         rtmr0: TDX: installed files, 48 bytes.
         rtmr1: TDX: the role, 48 bytes.
-        rtmr2: TDX: the task's source, 48 bytes.
+        rtmr2: TDX: the plan's sources, 48 bytes.
     """
 
     role: str
@@ -143,7 +144,7 @@ def running_interpreter() -> Interpreter:
 def measure_installation(
     *, interpreter: Interpreter, search_path: Sequence[str]
 ) -> Installation:
-    """Returns the digests of everything a node will run, except its task.
+    """Returns the digests of all that a node will run, except the plan's sources.
 
     Args:
         interpreter: See `running_interpreter`.
@@ -180,7 +181,7 @@ def measure_installation(
 
 
 def node_measurement(
-    installation: Installation, *, task_source: bytes, role: str
+    installation: Installation, *, sources: Sequence[bytes], role: str
 ) -> Measurement:
     """Returns what a platform will quote for a node.
 
@@ -189,7 +190,9 @@ def node_measurement(
 
     Args:
         installation: What is installed.
-        task_source: The task file, byte for byte.
+        sources: The files that stand beside the plan and run, byte for byte: the
+            task's, then the own strategy's if the plan has one. How many there are is
+            part of the measurement, and where each ends.
         role: One of `ROLES`.
 
     Raises:
@@ -202,9 +205,9 @@ def node_measurement(
             expected=", ".join(ROLES),
             got=repr(role),
         )
-    task = hashlib.sha256(task_source).digest()
+    run = hashlib.sha256(length_prefixed(*sources)).digest()
     entry_point = role.encode()
-    whole = (installation.interpreter, installation.installed, entry_point, task)
+    whole = (installation.interpreter, installation.installed, entry_point, run)
     return Measurement(
         role=role,
         mr_enclave=hashlib.sha256(length_prefixed(_ENCLAVE_LABEL, *whole)).digest(),
@@ -214,7 +217,7 @@ def node_measurement(
         mrtd=_register(_MRTD_LABEL, installation.interpreter),
         rtmr0=_register(_RTMR0_LABEL, installation.installed),
         rtmr1=_register(_RTMR1_LABEL, entry_point),
-        rtmr2=_register(_RTMR2_LABEL, task_source),
+        rtmr2=_register(_RTMR2_LABEL, *sources),
     )
 
 
@@ -248,5 +251,5 @@ def _search_root(entry: str, standard_library: Path) -> _SearchRoot:
     return _SearchRoot(standard=b"", entries=tuple(list_entries(real)))
 
 
-def _register(label: bytes, content: bytes) -> bytes:
-    return hashlib.sha384(length_prefixed(label, content)).digest()
+def _register(label: bytes, *content: bytes) -> bytes:
+    return hashlib.sha384(length_prefixed(label, *content)).digest()

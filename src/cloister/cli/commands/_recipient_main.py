@@ -34,7 +34,8 @@ def run(order: Order, *, as_json: bool, tethered: bool) -> None:
     sealed = _check_there(order.model_path or place.model_path)
 
     async def main(log: FilteringBoundLogger) -> None:
-        node, task = await build_node(place, log=log)
+        built = await build_node(place, log=log)
+        node, task = built.node, built.task
         source = open_recipient_data(place, task)
         line = await open_line(node, place, log=log)
         try:

@@ -24,7 +24,8 @@ def run(
     )
 
     async def main(log: FilteringBoundLogger) -> None:
-        node, task = await build_node(place, log=log)
+        built = await build_node(place, log=log)
+        node = built.node
         line = await open_line(node, place, log=log)
         try:
             # Nothing lies sealed yet; a key that is missing is to be known now.
@@ -34,7 +35,8 @@ def run(
             ) as audit:
                 await serve(
                     node,
-                    task,
+                    built.task,
+                    strategy=built.strategy,
                     custodian=line,
                     settings=ServerSettings(
                         enrolment=parse_address(place.addresses.enrolment),

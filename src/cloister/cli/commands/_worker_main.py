@@ -27,7 +27,8 @@ def run(
     place = read_place(plan_path, role="worker", party=party, site_path=site_path)
 
     async def main(log: FilteringBoundLogger) -> None:
-        node, task = await build_node(place, log=log)
+        built = await build_node(place, log=log)
+        node, task = built.node, built.task
         source = open_data(place, task)
         line = await open_line(node, place, log=log)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -12,7 +13,8 @@ from cloister.cli.deployment import TEES, DeploymentOrder, write_deployment
 from cloister.cli.hardening import harden_process
 from cloister.cli.host_time import utc_now
 from cloister.cli.output import write_json
-from cloister.cli.recipes import CIFAR, DIGITS
+from cloister.cli.recipes import CIFAR, DIGITS, LOCAL_STEPS
+from cloister.plan.training import Mode, Wire
 
 
 @click.command("init")
@@ -38,6 +40,20 @@ from cloister.cli.recipes import CIFAR, DIGITS
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of training.")
 @click.option(
+    "--mode",
+    type=click.Choice(get_args(Mode)),
+    default="sync-sgd",
+    show_default=True,
+    help="Average gradients every step, or models after some steps of each worker.",
+)
+@click.option(
+    "--wire",
+    type=click.Choice(get_args(Wire)),
+    default="float32",
+    show_default=True,
+    help="How parameters travel: exact, or rounded to half the bytes.",
+)
+@click.option(
     "--tee",
     type=click.Choice(TEES),
     help="Simulate this for all  [default: sgx and tdx in turn]",
@@ -50,6 +66,8 @@ def command(  # noqa: PLR0913 - one for each option
     workers: tuple[str, ...],
     recipients: tuple[str, ...],
     rounds: int | None,
+    mode: Mode,
+    wire: Wire,
     tee: Tee | None,
     as_json: bool,
 ) -> None:
@@ -64,6 +82,8 @@ def command(  # noqa: PLR0913 - one for each option
         workers=workers,
         recipients=recipients,
         rounds=rounds,
+        mode=mode,
+        wire=wire,
         tee=tee,
     )
     plan_path = write_deployment(
@@ -79,7 +99,7 @@ def command(  # noqa: PLR0913 - one for each option
         )
 
 
-def order_for(
+def order_for(  # noqa: PLR0913 - one for each option
     directory: Path,
     *,
     data: Path | None,
@@ -87,11 +107,15 @@ def order_for(
     rounds: int | None,
     tee: Tee | None,
     recipients: tuple[str, ...] = (),
+    mode: Mode = "sync-sgd",
+    wire: Wire = "float32",
 ) -> DeploymentOrder:
     """Returns the order for a deployment with the usual recipe for its data."""
-    recipe = DIGITS if data is None else CIFAR
+    recipe = replace(DIGITS if data is None else CIFAR, wire=wire)
     if recipe.precision == "bfloat16" and not has_fast_bfloat16():
         recipe = replace(recipe, precision="float32")
+    if mode == "fedavg":
+        recipe = recipe.averaged(local_steps=LOCAL_STEPS)
     if rounds is not None:
         recipe = replace(
             recipe, rounds=rounds, warmup_rounds=min(recipe.warmup_rounds, rounds)

@@ -17,7 +17,7 @@ from cloister.attestation.platforms.measurement import (
 )
 from cloister.cli.interpreter import isolated_path
 from cloister.cli.output import write_json
-from cloister.federation.task_loading import read_task_source
+from cloister.cli.sources import read_sources
 from cloister.plan.plan import Plan, Role, read_plan
 
 
@@ -27,7 +27,8 @@ from cloister.plan.plan import Plan, Role, read_plan
 def command(*, plan_path: Path, as_json: bool) -> None:
     """Print what a node of each role would measure.
 
-    That is its interpreter, every installed file, and the task that PLAN names.
+    That is its interpreter, every installed file, and the source files that PLAN names:
+    the task's, and its own strategy's if it has one.
     """
     plan = read_plan(plan_path)
     machine = measure_roles(plan, plan_path)
@@ -37,7 +38,8 @@ def command(*, plan_path: Path, as_json: bool) -> None:
         return
     files = installation.interpreter_files + installation.installed_files
     click.echo(
-        f"{files} files, {installation.total_bytes / 1e6:.0f} MB, and {plan.task.file}"
+        f"{files} files, {installation.total_bytes / 1e6:.0f} MB, and"
+        f" {' and '.join(plan.source_files)}"
     )
     for role, measurement in measured.items():
         click.echo(f"\n{role}")
@@ -51,7 +53,7 @@ class MeasuredMachine:
 
     Attributes:
         installation: Interpreter and installed files.
-        measured: With the plan's task, by role.
+        measured: With the plan's source files, by role.
     """
 
     installation: Installation
@@ -62,16 +64,17 @@ def measure_roles(plan: Plan, plan_path: Path) -> MeasuredMachine:
     """Returns what a node of each role would measure on this machine.
 
     Raises:
-        CloisterError: If the task, the interpreter or an installed file is unreadable.
+        CloisterError: If a source file, the interpreter or an installed file is
+            unreadable.
     """
-    source = read_task_source(plan_path.parent / plan.task.file)
+    sources = read_sources(plan, plan_path.parent).measured
     installation = measure_installation(
         interpreter=running_interpreter(), search_path=isolated_path()
     )
     return MeasuredMachine(
         installation=installation,
         measured={
-            role: node_measurement(installation, task_source=source, role=role)
+            role: node_measurement(installation, sources=sources, role=role)
             for role in get_args(Role)
         },
     )

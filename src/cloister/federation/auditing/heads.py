@@ -43,12 +43,16 @@ def verify_signed_head(unverified: Envelope, *, opening: Opening) -> SignedHead:
     head = parse_head(unverified.payload)
     # Step 2: on what
     plan = opening.plan
-    parties = {party.name: party for party in plan.party}
-    party = parties.get(head.party)
+    known = {party.name: party.key for party in plan.party}
     for what, expected, got in (
         ("run", plan.run_id, head.run_id),
         ("plan", opening.plan_hash.hex(), head.plan_hash.hex()),
-        ("party", ", ".join(parties) if party is None else head.party, head.party),
+        # What has a space in it is nobody's name.
+        (
+            "party",
+            head.party if head.party in known else "a party of the plan",
+            head.party,
+        ),
     ):
         if expected != got:
             raise VerificationError(
@@ -58,7 +62,7 @@ def verify_signed_head(unverified: Envelope, *, opening: Opening) -> SignedHead:
                 got=got,
             )
     # Step 3: by whom
-    key = plan.find_party(head.party).key
+    key = known[head.party]
     not_theirs = VerificationError(
         f"the head is not signed by {head.party!r}",
         code="audit-head-signature",
@@ -100,7 +104,9 @@ class Heads:
     def __init__(self, unverified: Sequence[Envelope], *, opening: Opening) -> None:
         self._all = [verify_signed_head(it, opening=opening) for it in unverified]
         self._found: dict[bytes, Moment] = {}
-        self._wanted = {it.audit_head for it in self._all}
+        self._wanted: dict[bytes, list[SignedHead]] = {}
+        for said in self._all:
+            self._wanted.setdefault(said.audit_head, []).append(said)
         self._servers: dict[int, bytes] = {}
 
     def note_server(self, server: Server) -> None:
@@ -119,9 +125,7 @@ class Heads:
         """
         digest = bytes.fromhex(head)
         self._found[digest] = here.at
-        for said in self._all:
-            if said.audit_head != digest:
-                continue
+        for said in self._wanted.get(digest, ()):
             for what, expected, got in (
                 ("server epoch", here.server.terms.epoch, said.server_epoch),
                 ("server key", here.server.key_sha256, said.server_key.hex()),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from cloister.errors import VerificationError
 from cloister.federation.audit_records import RunOpened
 from cloister.federation.auditing.report import Anchors, Moment, SignedTime
-from cloister.plan.consent import parse_consent, verify_consent
+from cloister.plan.consent import parse_consent, verify_consents
 from cloister.plan.plan import Plan, PlanHash, parse_plan, plan_hash
 from cloister.ratls.warrant import instant
 from cloister.storage.audit_chain import Link
@@ -105,12 +105,11 @@ def _check_consents(unverified: RunOpened, plan: Plan, *, at: datetime) -> Signe
             got=str(len(unverified.consents)),
         )
     newest, signer = 0, ""
-    for party, text in zip(plan.party, unverified.consents, strict=True):
-        consent = verify_consent(
-            parse_consent(text), plan=plan, party=party.name, at=at
-        )
+    for consent in verify_consents(
+        map(parse_consent, unverified.consents), plan=plan, at=at
+    ):
         if consent.signed_at >= newest:
-            newest, signer = consent.signed_at, party.name
+            newest, signer = consent.signed_at, consent.party
     return SignedTime(
         what=f"the consent of {signer!r}", at=datetime.fromtimestamp(newest, UTC)
     )

@@ -108,6 +108,7 @@ class SealSeen:
         size_bytes: Its size.
         recipients: Who can open it, as age recipients; the plan's.
         state: SHA-256 of the state that it is of, hex.
+        reports: How many workers reported on it, and countersigned the end.
     """
 
     sealed: Moment
@@ -115,6 +116,28 @@ class SealSeen:
     size_bytes: int
     recipients: tuple[str, ...]
     state: str
+    reports: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attendance:
+    """Who took part in the rounds that the run went on from; lost ones do not count.
+
+    In each it was as the plan's rule has it. With a number as quorum that leaves open
+    who of the others came late, had no seat, or was kept away: no log shows that.
+
+    Attributes:
+        rounds: How many rounds.
+        least: How many parties' updates counted in the round with the fewest; 0 where
+            there is no round.
+        most: Likewise, with the most.
+        by_party: In how many rounds each worker's update counted, in plan order.
+    """
+
+    rounds: int
+    least: int
+    most: int
+    by_party: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +207,9 @@ class AuditReport:
         admissions: All of them, in order.
         completed: Rounds completed at the end of the log.
         rounds_recorded: Rounds in it, those that were done again counted again.
-        countersigned: The last record before which every worker's node signed the head.
+        attendance: Who took part in them.
+        countersigned: The last record whose head every node signed that took part in
+            the round after it, or reported at the end.
         seal: The end of the run; None where it is not in the log.
         counted: What else there is.
         proofs: Custodians' word for how long it was, from the heads that the auditor
@@ -205,6 +230,7 @@ class AuditReport:
     admissions: tuple[AdmissionSeen, ...]
     completed: int
     rounds_recorded: int
+    attendance: Attendance
     countersigned: Moment | None
     seal: SealSeen | None
     counted: Counted
@@ -214,10 +240,11 @@ class AuditReport:
     @property
     def keys_not_compared(self) -> dict[str, str]:
         """The keys that the auditor should compare with their parties, by name."""
+        compared = frozenset(self.keys_compared)
         return {
             party.name: party.key
             for party in self.plan.party
-            if party.name not in self.keys_compared
+            if party.name not in compared
         }
 
     @property
@@ -227,7 +254,8 @@ class AuditReport:
         Only by keys that the auditor knew: whoever invents a log and its parties signs
         heads for them as well.
         """
-        known = [it for it in self.proofs if it.party in self.keys_compared]
+        compared = frozenset(self.keys_compared)
+        known = [it for it in self.proofs if it.party in compared]
         return max(known, key=lambda it: it.upto.record, default=None)
 
     @property

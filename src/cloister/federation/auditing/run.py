@@ -54,6 +54,7 @@ class AuditedRun:
 
     def __init__(self, opening: Opening, heads: Heads) -> None:
         self._opening = opening
+        self._roles = {party.name: party.role for party in opening.plan.party}
         self._heads = heads
         self._shelf = KeptCollateral()
         self._servers = Servers()
@@ -119,6 +120,7 @@ class AuditedRun:
             admissions=tuple(self._seen_admissions),
             completed=self._rounds.progress.completed,
             rounds_recorded=self._rounds.recorded,
+            attendance=self._rounds.attendance,
             countersigned=self._rounds.countersigned,
             seal=self._seal,
             counted=self._counted,
@@ -236,15 +238,16 @@ class AuditedRun:
             size_bytes=entry.size_bytes,
             recipients=entry.recipients,
             state=entry.state,
+            reports=len(entry.reports),
         )
 
     def _check_party(self, name: str, role: str | None = None) -> None:
-        known = {party.name: party.role for party in self._opening.plan.party}
-        if name not in known or (role is not None and known[name] != role):
+        known = self._roles.get(name)
+        if known is None or role not in (None, known):
             raise VerificationError(
                 "a refusal names nobody of the plan",
                 code="audit-refusal",
-                expected=", ".join(f"{role} {name}" for name, role in known.items()),
+                expected="a party of the plan, in its role",
                 got=f"{role or 'party'} {name}",
             )
 

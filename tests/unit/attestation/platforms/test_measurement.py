@@ -21,6 +21,7 @@ from cloister.errors import ConfigError, PlatformError
 from cloister.plan.plan import Role
 
 TASK = b"class Digits: ...\n"
+STRATEGY = b"class Own: ...\n"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def measured(installation: Installation) -> Measurement:
-    return node_measurement(installation, task_source=TASK, role="worker")
+    return node_measurement(installation, sources=(TASK,), role="worker")
 
 
 def flip(path: Path) -> None:
@@ -232,8 +233,8 @@ def test_an_interpreter_that_is_missing_is_refused(machine: Machine) -> None:
 
 def test_one_byte_of_the_task_changes_the_measurement(machine: Machine) -> None:
     installation = machine.installation()
-    before = node_measurement(installation, task_source=TASK, role="worker")
-    after = node_measurement(installation, task_source=TASK + b" ", role="worker")
+    before = node_measurement(installation, sources=(TASK,), role="worker")
+    after = node_measurement(installation, sources=(TASK + b" ",), role="worker")
     assert after.mr_enclave != before.mr_enclave
     assert after.rtmr2 != before.rtmr2
     assert (after.mrtd, after.rtmr0, after.rtmr1) == (
@@ -243,10 +244,35 @@ def test_one_byte_of_the_task_changes_the_measurement(machine: Machine) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "sources",
+    [
+        (),
+        (TASK, STRATEGY + b" "),
+        (STRATEGY, TASK),
+        (TASK + STRATEGY,),
+        (TASK + STRATEGY, b""),
+        (TASK, STRATEGY, b""),
+        (TASK + STRATEGY[:1], STRATEGY[1:]),
+        (TASK, b""),
+        (TASK,),
+    ],
+)
+def test_every_source_counts_and_where_it_ends(
+    machine: Machine, sources: tuple[bytes, ...]
+) -> None:
+    installation = machine.installation()
+    both = node_measurement(installation, sources=(TASK, STRATEGY), role="server")
+    other = node_measurement(installation, sources=sources, role="server")
+    assert other.mr_enclave != both.mr_enclave
+    assert other.rtmr2 != both.rtmr2
+    assert other.rtmr1 == both.rtmr1
+
+
 def test_no_role_can_pose_as_another(machine: Machine) -> None:
     installation = machine.installation()
     made = [
-        node_measurement(installation, task_source=TASK, role=role) for role in ROLES
+        node_measurement(installation, sources=(TASK,), role=role) for role in ROLES
     ]
     assert get_args(Role) == ROLES
     assert len({it.mr_enclave for it in made}) == len(ROLES)
@@ -257,7 +283,7 @@ def test_no_role_can_pose_as_another(machine: Machine) -> None:
 @pytest.mark.parametrize("role", ["", "Server", "custodian"])
 def test_another_role_is_refused(machine: Machine, role: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        node_measurement(machine.installation(), task_source=TASK, role=role)
+        node_measurement(machine.installation(), sources=(TASK,), role=role)
     assert refusal.value.code == "role-unknown"
 
 

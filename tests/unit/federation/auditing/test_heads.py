@@ -80,6 +80,18 @@ def test_each_field_of_a_statement_is_held_against_the_log(whole: AuditedRun) ->
         assert code_of_log(log, signed(whole, head, **changes)) == expected, changes
 
 
+def test_every_statement_on_one_head_is_held_against_the_log(whole: AuditedRun) -> None:
+    log, alices, bobs = (
+        whole.path.read_bytes(),
+        whole.head("alice"),
+        whole.head("bob"),
+    )
+    assert code_of_log(log, alices, bobs) == "holds"
+    lie = signed(whole, alices, state=bytes(32))
+    for heads in ((bobs, lie), (lie, bobs)):
+        assert code_of_log(log, *heads) == "audit-head-differs"
+
+
 def test_a_changed_statement_is_not_signed(whole: AuditedRun) -> None:
     head = whole.head("alice")
     for forged in (

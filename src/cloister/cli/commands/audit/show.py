@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,14 +30,18 @@ _SIMULATED = " SIMULATED: nothing in it was confidential."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """What is shown of one record, or of rounds that follow each other."""
+    """What is shown of one record, or of rounds that follow each other.
+
+    Attributes:
+        round: The record, where it is of a round.
+    """
 
     first: int
     last: int
     at: datetime
     who: str
     what: str
-    rounds: tuple[RoundCompleted, RoundCompleted] | None
+    round: RoundCompleted | None
 
 
 @click.command("show")
@@ -106,27 +111,30 @@ def _line(link: Link, entry: AnyEntry | AnyCustodianEntry) -> _Line:
         at=datetime.fromtimestamp(link.at_ms / 1000, UTC),
         who=who,
         what=what,
-        rounds=(entry, entry) if isinstance(entry, RoundCompleted) else None,
+        round=entry if isinstance(entry, RoundCompleted) else None,
     )
 
 
 def _folded(lines: list[_Line]) -> list[_Line]:
     """Returns lines where rounds that follow each other are one."""
     folded: list[_Line] = []
-    for line in lines:
-        before = folded[-1] if folded else None
-        if (
-            before is None
-            or before.rounds is None
-            or line.rounds is None
-            or line.rounds[0].round != before.rounds[1].round + 1
-        ):
-            folded.append(line)
+    # The log was verified: rounds with no other record between them follow each other.
+    for _, group in itertools.groupby(lines, key=lambda line: line.round is None):
+        same = list(group)
+        rounds = [line.round for line in same if line.round is not None]
+        if not rounds:
+            folded += same
             continue
-        rounds = (before.rounds[0], line.rounds[1])
-        who, what = rounds_words(*rounds)
-        folded[-1] = replace(
-            before, last=line.last, at=line.at, who=who, what=what, rounds=rounds
+        who, what = rounds_words(rounds)
+        folded.append(
+            _Line(
+                first=same[0].first,
+                last=same[-1].last,
+                at=same[-1].at,
+                who=who,
+                what=what,
+                round=None,
+            )
         )
     return folded
 

@@ -1,0 +1,1 @@
+"""Rounds: who takes part, which updates count, and when a round closes."""
