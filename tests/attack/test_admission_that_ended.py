@@ -25,6 +25,7 @@ from tests.support.training_calls import (
     refused,
     report,
     send,
+    send_update,
     until,
     update_for,
 )
@@ -37,6 +38,7 @@ ADMISSION_LIFE = timedelta(hours=12)  # the plan's default
 # admission lapses at a time at which certificates of both ends are still good for TLS,
 # however long the suite has run.
 EARLY = START - ADMISSION_LIFE + timedelta(hours=1)
+FEATURES = 100_000  # an update of two chunks
 
 
 def received(port: OpenServer) -> int:
@@ -76,7 +78,7 @@ def test_a_call_that_waits_while_its_admission_lapses_gets_no_model(
             admitted_channel(port, federation.node("alice", clock=clock)) as waiting,
         ):
             call = receive(port, waiting)
-            await until(lambda: port.coordinator._joined == {"alice"})
+            await until(lambda: port.coordinator._attendance._joined == {"alice"})
             clock.forward(ADMISSION_LIFE)
             late = federation.node("bob", clock=clock)
             async with admitted_channel(port, late) as channel:
@@ -98,21 +100,21 @@ def test_a_message_after_the_admission_lapsed_is_refused(
 ) -> None:
     async def story() -> None:
         async with (
-            open_server(server, tmp_path) as port,
+            open_server(server, tmp_path, features=FEATURES) as port,
             admitted_channel(port, alice) as channel,
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port, alice)
+            header, first, last = update_for(port, alice)
             call = contribute(channel)
-            await send(call, [header, update[:8]])
-            await until(lambda: received(port) == 8)
+            await send(call, [header, first])
+            await until(lambda: received(port) == len(first))
             clock.forward(ADMISSION_LIFE)
-            await send(call, [update[8:]])
+            await send(call, [last])
             assert await refused(call) == "admission-lapsed"
 
-            assert received(port) == 8
-            assert port.coordinator._current().missing == ("alice", "bob")
+            assert received(port) == len(first)
+            assert port.coordinator._machine.missing == ("alice", "bob")
             assert port.refusals() == ["admission-lapsed"]
 
     run(story())
@@ -128,22 +130,22 @@ def test_a_message_after_a_newer_node_came_is_refused(
 ) -> None:
     async def story() -> None:
         async with (
-            open_server(server, tmp_path) as port,
+            open_server(server, tmp_path, features=FEATURES) as port,
             admitted_channel(port, alice) as channel,
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port, alice)
+            header, first, last = update_for(port, alice)
             call = contribute(channel)
-            await send(call, [header, update[:8]])
-            await until(lambda: received(port) == 8)
+            await send(call, [header, first])
+            await until(lambda: received(port) == len(first))
             await enrol(federation.node("alice", epoch=2), port.enrolment)
-            await send(call, [update[8:]])
+            await send(call, [last])
             assert await refused(call) == "not-admitted"
             assert await refused(receive(port, channel)) == "not-admitted"
 
             assert port.admitted() == [("bob", 1), ("alice", 2)]
-            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.coordinator._machine.missing == ("alice", "bob")
 
     run(story())
 
@@ -160,19 +162,20 @@ def test_a_whole_update_does_not_count_if_its_node_was_replaced_before_its_end(
 
     async def story() -> None:
         async with (
-            open_server(server, tmp_path) as port,
+            open_server(server, tmp_path, features=FEATURES) as port,
             admitted_channel(port, alice) as channel,
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port, alice)
+            update = update_for(port, alice)
             call = contribute(channel)
-            await send(call, [header, update])
-            await until(lambda: received(port) == len(update))
+            await send(call, update)
+            size = port.coordinator.wire.size_bytes
+            await until(lambda: received(port) == size)
             await enrol(federation.node("alice", epoch=2), port.enrolment)
             await call.done_writing()
             assert await refused(call) == "not-admitted"
-            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.coordinator._machine.missing == ("alice", "bob")
 
     run(story())
 
@@ -188,21 +191,20 @@ def test_a_stalled_stream_of_the_old_node_does_not_keep_the_new_one_out(
     async def story() -> None:
         newer = federation.node("alice", epoch=2)
         async with (
-            open_server(server, tmp_path) as port,
+            open_server(server, tmp_path, features=FEATURES) as port,
             admitted_channel(port, alice) as channel,
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port, alice)
+            header, first, _ = update_for(port, alice)
             stalled = contribute(channel)
-            await send(stalled, [header, update[:8]])
-            await until(lambda: received(port) == 8)
+            await send(stalled, [header, first])
+            await until(lambda: received(port) == len(first))
             async with admitted_channel(port, newer) as again:
                 await begin_round(port, again)
                 call = contribute(again)
-                await send(call, update_for(port, newer))
-                await call.done_writing()
-                await until(lambda: port.coordinator._current().missing == ("bob",))
+                await send_update(call, update_for(port, newer))
+                await until(lambda: port.coordinator._machine.missing == ("bob",))
             # It was ended, and not only passed by: its buffer is free.
             assert await refused(stalled) == "epoch-old"
             assert port.refusals() == ["epoch-old"]
@@ -222,7 +224,7 @@ def test_a_node_attests_anew_and_goes_on(
             again = federation.node("alice", clock=clock, epoch=2)
             async with admitted_channel(port, again) as channel:
                 call = receive(port, channel)
-                await until(lambda: port.coordinator._joined == {"alice"})
+                await until(lambda: port.coordinator._attendance._joined == {"alice"})
                 call.cancel()
             assert port.admitted() == [("alice", 2)]
             assert port.refusals() == []

@@ -17,7 +17,7 @@ from tests.support.running import Run, until
 from tests.support.training_calls import begin_round, model_of, receive, refused
 
 from cloister.federation import ports
-from cloister.ratls.channels import server_options
+from cloister.ratls.channels import training_options
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
 
@@ -28,8 +28,8 @@ Age = Callable[[float], None]
 @pytest.fixture
 def age(monkeypatch: pytest.MonkeyPatch) -> Age:
     def set_age(seconds: float) -> None:
-        options = partial(server_options, connection_age_seconds=seconds)
-        monkeypatch.setattr(ports, "server_options", options)
+        options = partial(training_options, connection_age_seconds=seconds)
+        monkeypatch.setattr(ports, "training_options", options)
 
     return set_age
 
@@ -103,7 +103,7 @@ def test_an_old_channel_whose_certificate_is_over_does_not_pass_the_gate(
                 assert admitted.expires_at == lapses
                 # The connection is made, and bob is waited for.
                 call = receive(port, channel)
-                await until(lambda: port.coordinator._joined == {"alice"})
+                await until(lambda: port.coordinator._attendance._joined == {"alice"})
                 call.cancel()
                 await between.passages[0].over.wait()
                 with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -95,7 +95,7 @@ def test_a_certificate_of_a_second_attested_key_is_no_admission(
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await model_of(receive(port, channel))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert port.coordinator._joined == set()
+            assert port.coordinator._attendance._joined == set()
             # Under her own key, she is none the worse for it.
             async with (
                 admitted_channel(port, alice, enrolled=enrolled) as channel,
@@ -193,12 +193,12 @@ def test_a_server_that_comes_back_with_another_key_is_met_anew_or_not_at_all(
             diverted = replace(port, training=between.address)
             async with admitted_channel(diverted, alice) as channel:
                 call = receive(port, channel)
-                await until(lambda: port.coordinator._joined == {"alice"})
+                await until(lambda: port.coordinator._attendance._joined == {"alice"})
                 await port.ports._training.stop(0)
                 with pytest.raises(grpc.aio.AioRpcError):
                     await model_of(call)
                 assert await end_of(port, channel) is grpc.StatusCode.UNAVAILABLE
-            assert newer.coordinator._joined == set()
+            assert newer.coordinator._attendance._joined == set()
             assert newer.admitted() == []
 
             await enrol(alice, newer.enrolment)

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from tests.support.federation_in_memory import Federation, make_federation
+from tests.support.held_updates import held_bytes
 from tests.support.open_server import OpenServer, admitted_channel, open_server
 from tests.support.plan_tree import by_identity
 from tests.support.running import Run, until
@@ -24,15 +25,16 @@ from tests.support.training_calls import (
     model_of,
     refused,
     send,
+    send_update,
     update_for,
 )
 
-from cloister.federation.layout import ModelBuffer
+from cloister.federation.chunking import CHUNK_BYTES
 from cloister.ratls.admission_table import Peer
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
 
-FEATURES = 300_000  # an update of three chunks
+FEATURES = 300_000  # an update of twelve chunks
 NODES = 6
 LOG = ["logs/aggregator.jsonl"]
 
@@ -43,12 +45,6 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_federation(
         tmp_path_factory.mktemp("mixed"), change=lambda tree: by_identity(tree, "bob")
     )
-
-
-def buffers() -> int:
-    """Returns how many models this process holds."""
-    # By type: to ask others' objects for their class may run their code.
-    return sum(type(it) is ModelBuffer for it in gc.get_objects())
 
 
 async def begin_update(
@@ -78,7 +74,7 @@ def test_a_party_with_many_nodes_holds_one_buffer_and_the_newest_node_counts(
             ]
             await begin_round(port, alice, first)
             gc.collect()
-            held = buffers()
+            assert held_bytes() == 0
             newest = nodes[1]
             ended, call = [], await begin_update(port, first, newest)
             for epoch in range(2, NODES + 1):
@@ -88,18 +84,18 @@ def test_a_party_with_many_nodes_holds_one_buffer_and_the_newest_node_counts(
                 )
                 ended.append(call)
                 call = await begin_update(port, channel, newest)
-                assert buffers() == held + 1
+                assert held_bytes() == CHUNK_BYTES
             for former in ended:
                 assert await refused(former) == "epoch-old"
-            assert list(port.coordinator._current().missing) == ["alice", "bob"]
+            assert list(port.coordinator._machine.missing) == ["alice", "bob"]
 
             # What the newest node goes on to send counts, and so does the round.
             await send(call, update_for(port, newest)[2:])
             await call.done_writing()
             other = contribute(alice)
-            await send(other, update_for(port, nodes[0]))
-            await other.done_writing()
+            await send_update(other, update_for(port, nodes[0]))
             assert await model_of(call) == await model_of(other)
+            assert held_bytes() == 0
             return port
 
     port = run(story())

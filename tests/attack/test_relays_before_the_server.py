@@ -217,7 +217,7 @@ def test_a_relay_that_ends_tls_at_the_training_port_is_not_heard(
                             await model_of(receive(port, channel))
                     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
                     assert between.heard == b""
-            assert port.coordinator._joined == set()
+            assert port.coordinator._attendance._joined == set()
             assert port.coordinator.traffic.sent == 0
             # Both train all the same, as soon as nobody is between.
             async with (

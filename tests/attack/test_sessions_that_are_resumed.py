@@ -35,6 +35,7 @@ from tests.support.training_calls import (
     receive,
     refused,
     send,
+    send_update,
     update_for,
 )
 
@@ -47,6 +48,7 @@ LIFE = timedelta(hours=12)
 # TLS looks at the real clock: from here an admission lapses, by the hand-set clock, at
 # a time at which its certificate is still good for TLS.
 EARLY = START - LIFE + timedelta(hours=1)
+FEATURES = 100_000  # an update of two chunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ async def stage_of(directory: Path, end: Ending) -> AsyncIterator[Stage]:
     begins: datetime = EARLY if end is Stage.by_time else START
     clock = HandClock(begins)
     server = federation.node("aggregator", clock=clock)
-    async with open_server(server, directory / "run") as port:
+    async with open_server(server, directory / "run", features=FEATURES) as port:
         yield Stage(
             federation=federation,
             clock=clock,
@@ -117,9 +119,8 @@ async def bob_goes_on(stage: Stage) -> None:
     port = stage.port
     async with admitted_channel(port, stage.bob) as channel:
         call = contribute(channel)
-        await send(call, update_for(port, stage.bob))
-        await call.done_writing()
-        await until(lambda: port.coordinator._current().missing == ("alice",))
+        await send_update(call, update_for(port, stage.bob))
+        await until(lambda: port.coordinator._machine.missing == ("alice",))
         call.cancel()
 
 
@@ -136,20 +137,20 @@ def test_neither_a_message_nor_a_call_passes_on_a_connection_that_was_open_befor
             port = stage.port
             await begin_round(port, channel, other)
             sent = port.coordinator.traffic.sent
-            header, update = update_for(port, stage.alice)
+            header, first, last = update_for(port, stage.alice)
             stream = contribute(channel)
-            await send(stream, [header, update[:8]])
-            await until(lambda: port.coordinator.traffic.received == 8)
+            await send(stream, [header, first])
+            await until(lambda: port.coordinator.traffic.received == len(first))
 
             await end(stage)
-            await send(stream, [update[8:]])
+            await send(stream, [last])
             assert await refused(stream) == code
             assert await refused(receive(port, channel)) == code
             assert await refused(contribute(channel)) == code
 
-            assert port.coordinator.traffic.received == 8
+            assert port.coordinator.traffic.received == len(first)
             assert port.coordinator.traffic.sent == sent
-            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.coordinator._machine.missing == ("alice", "bob")
             assert port.refusals() == 3 * [code]
             await bob_goes_on(stage)
             assert port.files() == ["logs/aggregator.jsonl"]

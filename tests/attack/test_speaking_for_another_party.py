@@ -25,6 +25,7 @@ from tests.support.training_calls import (
     refused,
     report,
     send,
+    send_update,
     until,
     update_for,
 )
@@ -33,6 +34,8 @@ from cloister.errors import RefusedByPeer
 from cloister.federation.messages import ModelRequest, encode_header
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
+
+FEATURES = 100_000  # an update of two chunks
 
 
 def test_a_party_joins_for_itself_only(
@@ -44,9 +47,9 @@ def test_a_party_joins_for_itself_only(
             admitted_channel(port, alice) as channel,
         ):
             calls = [receive(port, channel) for _ in range(3)]
-            await until(lambda: len(port.coordinator._joined) > 0)
+            await until(lambda: len(port.coordinator._attendance._joined) > 0)
             # However often alice asks, bob has not come, and no model goes out.
-            assert port.coordinator._joined == {"alice"}
+            assert port.coordinator._attendance._joined == {"alice"}
             assert port.coordinator._published is None
             for call in calls:
                 call.cancel()
@@ -66,14 +69,13 @@ def test_a_second_update_does_not_count_for_anybody(
         ):
             await begin_round(port, channel, other)
             first = contribute(channel)
-            await send(first, update_for(port, alice))
-            await first.done_writing()
-            await until(lambda: port.coordinator._current().missing == ("bob",))
+            await send_update(first, update_for(port, alice))
+            await until(lambda: port.coordinator._machine.missing == ("bob",))
             second = contribute(channel)
             await send(second, update_for(port, alice)[:1])
             assert await refused(second) == "update-repeated"
 
-            assert port.coordinator._current().missing == ("bob",)
+            assert port.coordinator._machine.missing == ("bob",)
             [line] = port.events("call-refused")
             assert "'alice'" in str(line["reason"])
             first.cancel()
@@ -86,22 +88,22 @@ def test_two_updates_at_once_are_one_too_many(
 ) -> None:
     async def story() -> None:
         async with (
-            open_server(server, tmp_path) as port,
+            open_server(server, tmp_path, features=FEATURES) as port,
             admitted_channel(port, alice) as channel,
             admitted_channel(port, bob) as other,
         ):
             await begin_round(port, channel, other)
-            header, update = update_for(port, alice)
+            header, chunk, last = update_for(port, alice)
             first = contribute(channel)
-            await send(first, [header, update[:8]])
-            await until(lambda: port.coordinator.traffic.received == 8)
+            await send(first, [header, chunk])
+            await until(lambda: port.coordinator.traffic.received == len(chunk))
             second = contribute(channel)
             await send(second, [header])
             assert await refused(second) == "update-repeated"
             # The first one is none the worse for it.
-            await send(first, [update[8:]])
+            await send(first, [last])
             await first.done_writing()
-            await until(lambda: port.coordinator._current().missing == ("bob",))
+            await until(lambda: port.coordinator._machine.missing == ("bob",))
             first.cancel()
 
     run(story())
@@ -122,7 +124,7 @@ def test_no_message_has_a_place_for_a_party(
             call = contribute(channel)
             await send(call, [msgspec.msgpack.encode({**header, name: "bob"})])
             assert await refused(call) == "header-malformed"
-            assert port.coordinator._current().missing == ("alice", "bob")
+            assert port.coordinator._machine.missing == ("alice", "bob")
 
     run(story())
 
