@@ -154,4 +154,4 @@ def measured(role: str) -> Measurement:
         installed_files=1,
         total_bytes=2,
     )
-    return node_measurement(installation, task_source=b"", role=role)
+    return node_measurement(installation, sources=(b"",), role=role)

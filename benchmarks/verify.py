@@ -83,7 +83,7 @@ def as_intels(form: QuoteForm, root: SimulatedRoot) -> SimulatedCase:
     return SimulatedScenario(
         form=form,
         at=AT,
-        measurement=node_measurement(installation, task_source=b"", role="worker"),
+        measurement=node_measurement(installation, sources=(b"",), role="worker"),
         collateral=collateral,
     ).build(root)
 
