@@ -18,6 +18,7 @@ from tests.support.federation_in_memory import Federation, HandClock, make_feder
 from tests.support.meeting import Meeting
 from tests.support.running import Result, Run
 
+from cloister.federation import staging
 from cloister.ratls.node import Node
 
 # The same examples every time, however slow the machine.
@@ -52,6 +53,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     if reporter.stats.get("skipped") and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def no_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Senders here answer at once or never: who lost its place is not waited for."""
+    monkeypatch.setattr(staging, "LAST_CHUNK_SECONDS", 0.2)
 
 
 @pytest.fixture(scope="session")

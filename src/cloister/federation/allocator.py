@@ -23,7 +23,6 @@ _SETTINGS: Final = (
     (_M_ARENA_MAX, 1),
     (_M_MMAP_THRESHOLD, 32 * 2**20),  # the most that glibc takes
     (_M_TRIM_THRESHOLD, 2**30),
-    (-2, 64 * 2**20),
 )
 
 

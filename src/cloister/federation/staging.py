@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from typing_extensions import override
@@ -22,6 +22,8 @@ PLACES = 2
 EARLY_SHARE = 0.25
 # Slower than this, with some seconds to begin, is too slow where others wait.
 GRACE_SECONDS = 10.0
+# How long who lost its place may take for its next chunk, with which it hears why.
+LAST_CHUNK_SECONDS = 10.0
 LEAST_BYTES_A_SECOND = 2**20
 
 
@@ -33,12 +35,14 @@ class Place:
         limit: Ends the wait for it, or the transfer, when it expires.
 
     Attributes:
-        turn: Set when the update may come whole.
+        turn: Set when the update may come whole, or not at all any more.
         since: When the place was taken, by the loop's clock; None while waiting.
         kept: Whether the update is whole; then the place is not lost any more.
+        lost: Why the place is lost; None while it is not.
+        drop: Drops what has come, when the place is lost.
     """
 
-    __slots__ = ("_limit", "kept", "lost", "party", "since", "turn")
+    __slots__ = ("_limit", "drop", "kept", "lost", "party", "since", "turn")
 
     def __init__(self, party: str, limit: asyncio.Timeout) -> None:
         self.party = party
@@ -46,17 +50,38 @@ class Place:
         self.since: float | None = None
         self.kept = False
         self.lost: CloisterError | None = None
+        self.drop: Callable[[], None] | None = None
         self._limit = limit
 
     def keep(self) -> None:
         """The update is whole: the place is freed when it is in the sum."""
         self.kept = True
+        self.drop = None
 
-    def lose(self, error: CloisterError) -> None:
-        """Ends wait or transfer with `error`, unless the update is whole."""
-        if not self.kept and self.lost is None:
-            self.lost = error
-            self._limit.reschedule(asyncio.get_running_loop().time())
+    def check(self) -> None:
+        """Refuses the next chunk where the place is lost.
+
+        Raises:
+            CloisterError: If it is; the reason.
+        """
+        if self.lost is not None:
+            raise self.lost
+
+    def lose(self, error: CloisterError) -> bool:
+        """Ends wait or transfer with `error`; returns whether it was under way.
+
+        Who waits hears at once. Who sends hears with its next chunk, or when none has
+        come for a while: cut off in the middle of one, it would not hear why.
+        """
+        if self.kept or self.lost is not None:
+            return False
+        self.lost = error
+        if self.drop is not None:
+            self.drop()
+        self.turn.set()
+        wait = 0.0 if self.since is None else LAST_CHUNK_SECONDS
+        self._limit.reschedule(asyncio.get_running_loop().time() + wait)
+        return self.since is not None
 
 
 class Staging(ABC):
@@ -92,7 +117,7 @@ class Staging(ABC):
                     yield place
                 finally:
                     self._places.discard(place)
-                    if place.since is not None and not place.kept:
+                    if place.since is not None and not (place.kept or place.lost):
                         self._leave(place)
         except TimeoutError:
             if place is None or place.lost is None:
@@ -106,8 +131,13 @@ class Staging(ABC):
     def end(self, error: CloisterError) -> None:
         """Ends the round: whoever waits or sends is told `error`."""
         self._ended = error
-        for place in self._places:
-            place.lose(error)
+        for place in list(self._places):
+            self._lose(place, error)
+
+    def _lose(self, place: Place, error: CloisterError) -> None:
+        """Takes a place away; who waits for it need not wait for its last chunk."""
+        if place.lose(error):
+            self._leave(place)
 
     @abstractmethod
     async def _enter(self, place: Place) -> None:
@@ -215,7 +245,7 @@ class SharedStaging(Staging):
             now = asyncio.get_running_loop().time()
             for place, end in self._ends():
                 if now >= end:
-                    place.lose(_too_slow(place.party, self._allowed_seconds))
+                    self._lose(place, _too_slow(place.party, self._allowed_seconds))
             self._watch()
 
     def _ends(self) -> list[tuple[Place, float]]:

@@ -247,15 +247,18 @@ class TrainingService(grpc.GenericRpcHandler):
         self, messages: Messages, guard: Guard, intake: Intake, place: Place
     ) -> Update:
         receiver = Receiver(self._coordinator.wire, limits=intake.limits)
+        place.drop = receiver.drop
         received = 0
         async for chunk in messages:
             guard.check()
+            place.check()
             receiver.feed(chunk)
             received += len(chunk)
             self._coordinator.traffic.received += len(chunk)
             self._coordinator.touch()
             if received >= intake.staging.early_bytes and not receiver.whole:
                 await place.turn.wait()
+        place.check()
         update = receiver.finish()
         # The end of the stream may come long after its last chunk.
         guard.check()

@@ -131,6 +131,10 @@ class Receiver:
         """
         self._chunks.append(self._wire.check(self.number, chunk, limits=self._limits))
 
+    def drop(self) -> None:
+        """Drops what has come; nothing of it counts."""
+        self._chunks = []
+
     def finish(self) -> Update:
         """Returns the update; the receiver keeps nothing of it.
 

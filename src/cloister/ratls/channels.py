@@ -32,7 +32,7 @@ TLS13_ONLY = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256"}
 # Largest message on the training port: one chunk and its framing.
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 # What an admitted client may have on its way: 20 MB a second over 50 ms.
-WINDOW_BYTES = 4 * 1024 * 1024
+WINDOW_BYTES = 1024 * 1024
 # How often a client asks a silent connection whether it still lives.
 KEEPALIVE_SECONDS = 20
 
