@@ -52,9 +52,13 @@ def test_a_run_is_verified_to_its_end(auditor: Path) -> None:
     report = verified(str(auditor / "run"), "--plan", plan, *heads)
     assert report["holds"] is True
     assert report["simulated"] is True
-    rounds = {"completed": ROUNDS, "planned": ROUNDS, "recorded": ROUNDS}
-    assert report["rounds"] == rounds
-    end, model = report["end"], report["model"]
+    rounds, end, model = report["rounds"], report["end"], report["model"]
+    assert isinstance(rounds, dict)
+    for what in ("completed", "planned", "recorded"):
+        assert rounds[what] == ROUNDS
+    took_part = rounds["participants"]
+    assert (took_part["least"], took_part["most"]) == (2, 2)
+    assert took_part["by_the_plans_rule"] is True
     assert isinstance(end, dict)
     assert isinstance(model, dict)
     # The server's own custodian has the head of after the seal.
