@@ -19,7 +19,7 @@ from cloister.errors import CloisterError, ProtocolError
 PLACES = 2
 # What may come of an update before its turn: enough to go on at once, and with the sum,
 # a whole update and what gRPC holds for each of many workers less than three models.
-EARLY_SHARE = 0.25
+EARLY_SHARE = 0.125
 # Slower than this, with some seconds to begin, is too slow where others wait.
 GRACE_SECONDS = 10.0
 # How long who lost its place may take for its next chunk, with which it hears why.
