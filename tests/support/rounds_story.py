@@ -221,7 +221,7 @@ class Story:
     ) -> None:
         said = replace_layout(header(number, evaluation), self.layout)
         self.coordinator.check_header(party, said)
-        intake = await self.coordinator.intake(party, said)
+        intake = self.coordinator.intake(party, said)
         async with intake.staging.place(party) as place:
             model = (
                 value if isinstance(value, ModelBuffer) else filled(value, self.layout)

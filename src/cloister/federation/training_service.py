@@ -223,7 +223,7 @@ class TrainingService(grpc.GenericRpcHandler):
     ) -> None:
         """Has the update sent when there is room for it, and counts it."""
         coordinator, party = self._coordinator, guard.peer.party
-        intake = await coordinator.intake(party, header)
+        intake = coordinator.intake(party, header)
         async with intake.staging.place(party) as place:
             guard.check()
             coordinator.check_header(party, header)

@@ -114,7 +114,7 @@ def test_who_still_sends_or_waits_as_a_round_closes_is_told_that_it_is_late(
             for party in ("erin", "bob"):
                 await story.count(party, 1)
             coordinator = story.coordinator
-            intake = await coordinator.intake("alice", header(1))
+            intake = coordinator.intake("alice", header(1))
 
             async def send(party: str) -> None:
                 async with intake.staging.place(party):
@@ -373,7 +373,7 @@ async def counted(
     """Brings an update; returns a reference to a part of it."""
     said = replace_layout(header(1), WIDE)
     with story.coordinator.waiting(party):
-        intake = await story.coordinator.intake(party, said)
+        intake = story.coordinator.intake(party, said)
         async with intake.staging.place(party) as place:
             update = update_of(filled(value, WIDE), limits=intake.limits)
             story.coordinator.count(
