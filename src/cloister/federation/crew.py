@@ -38,6 +38,7 @@ class Crew:
                 try:
                     work(part)
                 except BaseException:
+                    # Whatever it is, no thread begins another part. Raised again.
                     left.clear()
                     raise
 

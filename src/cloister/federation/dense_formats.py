@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,22 +27,22 @@ from cloister.federation.value_limits import (
 Vector = NDArray[np.float32]
 
 
-class Float32:
-    """Values as they lie in a `ModelBuffer`: its bytes are the wire form.
+class _Dense:
+    """A format of one size for each parameter, and statistics as they are.
 
     Args:
         layout: The layout of what is written.
         chunk_bytes: Size of every chunk but the last; a multiple of 8.
 
     Attributes:
+        value_bytes: See `WireFormat`.
         layout: See `WireFormat`.
         size_bytes: See `WireFormat`.
         chunk_count: See `WireFormat`.
         values_per_chunk: See `WireFormat`.
     """
 
-    name: Final = "float32"
-    value_bytes: Final = 4
+    value_bytes: ClassVar[int]
 
     def __init__(self, layout: Layout, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._chunking = Chunking(
@@ -53,6 +53,17 @@ class Float32:
         self.size_bytes = self._chunking.size_bytes
         self.chunk_count = self._chunking.chunk_count
         self.values_per_chunk = self._chunking.values_per_chunk
+
+    def statistics(self, chunks: Sequence[bytes]) -> NDArray[np.float64]:
+        """See `WireFormat`."""
+        return _gathered(self._chunking, chunks)
+
+
+class Float32(_Dense):
+    """Values as they lie in a `ModelBuffer`: its bytes are the wire form."""
+
+    name: Final = "float32"
+    value_bytes: ClassVar[int] = 4
 
     def encode(self, model: ModelBuffer, number: int) -> bytes:
         """See `WireFormat`."""
@@ -82,37 +93,16 @@ class Float32:
         first = number * self.values_per_chunk
         return np.frombuffer(chunk, np.float32, stop - start, (start - first) * 4)
 
-    def statistics(self, chunks: Sequence[bytes]) -> NDArray[np.float64]:
-        """See `WireFormat`."""
-        return _gathered(self._chunking, chunks)
 
-
-class Bfloat16:
-    """Parameters rounded to bfloat16 (`bfloat16.py`), statistics as they are.
-
-    Args:
-        layout: The layout of what is written.
-        chunk_bytes: Size of every chunk but the last; a multiple of 8.
-
-    Attributes:
-        layout: See `WireFormat`.
-        size_bytes: See `WireFormat`.
-        chunk_count: See `WireFormat`.
-        values_per_chunk: See `WireFormat`.
-    """
+class Bfloat16(_Dense):
+    """Parameters rounded to bfloat16 (`bfloat16.py`), statistics as they are."""
 
     name: Final = "bfloat16"
-    value_bytes: Final = 2
+    value_bytes: ClassVar[int] = 2
 
     def __init__(self, layout: Layout, *, chunk_bytes: int = CHUNK_BYTES) -> None:
-        self._chunking = Chunking(
-            layout, value_bytes=self.value_bytes, chunk_bytes=chunk_bytes
-        )
+        super().__init__(layout, chunk_bytes=chunk_bytes)
         self._scratch = _Scratch(chunk_bytes)
-        self.layout = layout
-        self.size_bytes = self._chunking.size_bytes
-        self.chunk_count = self._chunking.chunk_count
-        self.values_per_chunk = self._chunking.values_per_chunk
 
     def encode(self, model: ModelBuffer, number: int) -> bytes:
         """See `WireFormat`."""
@@ -157,10 +147,6 @@ class Bfloat16:
         values = np.empty(stop - start, np.float32)
         _widen_all(halves, values)
         return values
-
-    def statistics(self, chunks: Sequence[bytes]) -> NDArray[np.float64]:
-        """See `WireFormat`."""
-        return _gathered(self._chunking, chunks)
 
     def _halves(self, number: int, chunk: bytes) -> NDArray[np.uint16]:
         held = self._chunking.parameters(number)

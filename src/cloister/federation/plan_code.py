@@ -19,11 +19,10 @@ from pathlib import Path
 from types import ModuleType
 
 from cloister.errors import CloisterError, ConfigError
+from cloister.plan.values import Option
 
 # Such a file is a page or two of code; its libraries are installed packages.
 MAX_SOURCE_BYTES = 1024 * 1024
-
-Option = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

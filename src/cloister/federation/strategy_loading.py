@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import cast
 
 from cloister.federation.own_strategy import STRATEGY
-from cloister.federation.plan_code import Option, PlanCode, read_source
+from cloister.federation.plan_code import PlanCode, read_source
 from cloister.federation.strategies.strategy import Strategy
+from cloister.plan.values import Option
 
 
 def read_strategy_source(path: Path) -> bytes:

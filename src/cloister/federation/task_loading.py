@@ -10,12 +10,12 @@ from typing import cast
 from cloister.federation.plan_code import (
     MAX_SOURCE_BYTES,
     CodeKind,
-    Option,
     PlanCode,
     guarded,
     read_source,
 )
 from cloister.federation.task import Task
+from cloister.plan.values import Option
 
 MAX_TASK_BYTES = MAX_SOURCE_BYTES
 

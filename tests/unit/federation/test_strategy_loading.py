@@ -12,10 +12,11 @@ from cloister.errors import ConfigError
 from cloister.federation.layout import ModelBuffer, layout_of
 from cloister.federation.model_state import ModelState
 from cloister.federation.own_strategy import OwnStrategy
-from cloister.federation.plan_code import MAX_SOURCE_BYTES, Option
+from cloister.federation.plan_code import MAX_SOURCE_BYTES
 from cloister.federation.strategies.optimizers import Vector
 from cloister.federation.strategies.strategy import Strategy
 from cloister.federation.strategy_loading import load_strategy, read_strategy_source
+from cloister.plan.values import Option
 
 SOURCE = Path(lamb.__file__).read_bytes()
 
