@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.support.federation_in_memory import Federation
 from tests.support.in_a_round import Scene, four_of, in_a_round
-from tests.support.open_server import admitted_channel
+from tests.support.open_server import OpenServer, admitted_channel
 from tests.support.running import Run
 from tests.support.single_updates import constant, next_model
 from tests.support.training_calls import (
@@ -40,6 +41,12 @@ async def all_train(scene: Scene, *names: str) -> None:
     update = constant(scene.port, 0.5)
     models = await asyncio.gather(*(scene[name].train(update) for name in names))
     assert {header.round for header, _ in models} == {2}
+
+
+def has_calls(port: OpenServer, party: str, count: int) -> bool:
+    """Returns whether the server is at work on so many calls of a party."""
+    share = port.ports._training_service._limits._shares.get(party)
+    return share is not None and share.calls == count
 
 
 def test_a_thousand_calls_of_one_party_are_a_few(
@@ -76,15 +83,15 @@ def test_who_asks_for_many_models_and_takes_none_leaves_room_for_all_others(
         async with in_a_round(four, tmp_path, features=LARGE) as scene:
             port, bob = scene.port, scene["bob"]
             calls = [receive(port, bob.channel) for _ in range(CALLS_OF_A_PARTY)]
-            for call in calls:
-                await call.read()  # the header: the model's chunks are on their way
+            limits = port.ports._training_service._limits
+            await until(partial(has_calls, port, "bob", CALLS_OF_A_PARTY))
+            await until(limits._shares["bob"].chunks.locked)
             async with asyncio.timeout(SOON):
                 for name in ("alice", "carol", "dave"):
                     assert await model_of(receive(port, scene[name].channel))
             for call in calls:
                 call.cancel()
             # Nor is it a mistake of the program that somebody goes away.
-            limits = port.ports._training_service._limits
             await until(lambda: "bob" not in limits._shares)
             assert port.refusals() == []
             assert await model_of(receive(port, bob.channel))
@@ -105,16 +112,16 @@ def test_displaced_nodes_that_take_nothing_share_what_their_party_may_hold(
             AsyncExitStack() as stack,
         ):
             port = scene.port
+            limits = port.ports._training_service._limits
             held: list[Receiving] = []
+            opened = 0
             for epoch in range(2, 5):
                 node = four.node("bob", epoch=epoch)
                 channel = await stack.enter_async_context(admitted_channel(port, node))
-                calls = [receive(port, channel) for _ in range(CHUNKS_OF_A_PARTY)]
-                for call in calls:
-                    await call.read()  # the header
-                held += calls
-            chunks = port.ports._training_service._limits._chunks
-            await until(lambda: chunks._value == CHUNKS_OF_A_PARTY)
+                held += [receive(port, channel) for _ in range(CHUNKS_OF_A_PARTY)]
+                await until(lambda: limits._chunks._value == CHUNKS_OF_A_PARTY)
+                opened += CHUNKS_OF_A_PARTY
+                await until(partial(has_calls, port, "bob", opened))
             async with asyncio.timeout(SOON):
                 for name in ("alice", "carol", "dave"):
                     assert await model_of(receive(port, scene[name].channel))

@@ -21,6 +21,7 @@ from tests.support.running import Run
 from tests.support.single_updates import constant, messages_of, values_of
 from tests.support.training_calls import (
     contribute,
+    model_in,
     model_of,
     receive,
     refused,
@@ -146,11 +147,12 @@ def test_a_slow_download_ends_with_its_round_and_is_of_no_other_model(
     """Dave leaves most of the model where it is while the others go on."""
 
     async def story() -> None:
-        async with in_a_round(three_of_four, tmp_path, features=FEATURES) as scene:
+        async with in_a_round(three_of_four, tmp_path, features=4 * FEATURES) as scene:
             port, machine = scene.port, scene.port.coordinator._machine
             before = port.coordinator.model.data.tobytes()
             slow = receive(port, scene["dave"].channel)
-            await slow.read()
+            opening = await slow.read()
+            assert isinstance(opening, bytes)
             others = ("alice", "bob", "carol")
             trains = [
                 asyncio.ensure_future(scene[name].train(constant(port, 1e-3)))
@@ -161,7 +163,7 @@ def test_a_slow_download_ends_with_its_round_and_is_of_no_other_model(
             port.coordinator._expire(1)
             models = await asyncio.gather(*trains)
             assert {header.round for header, _ in models} == {2}
-            got = b""
+            got = model_in([opening])[1]
             with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - chunks
                 while isinstance(chunk := await slow.read(), bytes):
                     got += chunk

@@ -29,7 +29,6 @@ from tests.support.training_calls import (
     update_for,
 )
 
-from cloister.federation.chunking import CHUNK_BYTES
 from cloister.ratls.admission_table import Peer
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
@@ -84,7 +83,7 @@ def test_a_party_with_many_nodes_holds_one_buffer_and_the_newest_node_counts(
                 )
                 ended.append(call)
                 call = await begin_update(port, channel, newest)
-                assert held_bytes() == CHUNK_BYTES
+                assert held_bytes() == port.coordinator.wire.chunk_bytes
             for former in ended:
                 assert await refused(former) == "epoch-old"
             assert list(port.coordinator._machine.missing) == ["alice", "bob"]

@@ -15,14 +15,13 @@ from tests.support.custodians import Custodians, Office
 from tests.support.federation_in_memory import Federation
 from tests.support.open_server import OpenServer, admitted_channel, open_server
 from tests.support.running import Run, until
-from tests.support.training_calls import begin_round, receive
+from tests.support.training_calls import begin_round, model_in, receive
 from tests.support.unwarranted import unwarranted
 from tests.support.whole_run import Hooked, Scene, make_scene, sources, task
 
 from cloister.custody.client import CustodianLine
 from cloister.errors import CloisterError, RefusedByPeer, VerificationError
 from cloister.federation import state
-from cloister.federation.messages import ModelHeader, decode_header
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.epochs import key_digest
 from cloister.ratls.mark import Mark
@@ -55,8 +54,7 @@ async def deposit_what_is_sent(
 ) -> Mark:
     """Receives a model as a worker does, and deposits its mark."""
     async with admitted_channel(port, node) as channel:
-        [first, *_] = [message async for message in receive(port, channel)]
-    header = decode_header(first, ModelHeader)
+        header, _ = model_in([message async for message in receive(port, channel)])
     assert header.state is not None
     [server] = [port.node]
     mark = Mark(

@@ -72,7 +72,9 @@ class WorkerInMemory:
         training = plan.training
         self._model = task.initial_model(seed=training.seed)
         self._out = ModelBuffer(self._model.layout)
-        self._wire = wire_format(training.wire, self._model.layout)
+        self._wire = wire_format(
+            training.wire, self._model.layout, workers=len(plan.workers)
+        )
         self._learner = task.learner(
             source,
             LearnerSettings(
@@ -119,7 +121,7 @@ class ServerInMemory:
     def __init__(self, course: Course, model: ModelBuffer) -> None:
         self.model = model
         self._course = course
-        self._wire = wire_format(course.wire, model.layout)
+        self._wire = wire_format(course.wire, model.layout, workers=len(course.parties))
         self._state = ModelState(model, course.optimizer)
         self._total: OrderedSum | ExactSum = (
             OrderedSum(model.layout)

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from tests.support.recorded_log import RecordedLog
 from tests.support.run_audit import RecordedRounds, participant
+from tests.support.training_calls import model_in
 
 from cloister.errors import ProtocolError
 from cloister.federation.coordinator import Coordinator
@@ -85,7 +86,7 @@ def header(number: int, evaluation: EvaluationReport | None = None) -> UpdateHea
 
 def update_of(model: ModelBuffer, *, limits: ValueLimits = FINITE) -> Update:
     """Returns a model's values as an update that has come whole."""
-    wire = wire_format("float32", model.layout)
+    wire = wire_format("float32", model.layout, workers=2)
     receiver = Receiver(wire, limits=limits)
     for number in range(wire.chunk_count):
         receiver.feed(wire.encode(model, number))
@@ -107,7 +108,7 @@ def report(examples: int, **sums: float) -> EvaluationReport:
 
 async def bytes_of(model: Published) -> bytes:
     """Returns all that a worker gets of a model."""
-    return b"".join([model.chunk(n) for n in range(model.chunk_count)])
+    return model_in([model.message(n) for n in range(model.message_count)])[1]
 
 
 class Story:

@@ -21,6 +21,7 @@ from tests.support.training_calls import (
     Contributing,
     countersigned,
     layout_of_run,
+    model_in,
 )
 
 from cloister.federation.layout import ModelBuffer
@@ -28,7 +29,6 @@ from cloister.federation.messages import (
     EvaluationReport,
     ModelHeader,
     UpdateHeader,
-    decode_header,
     encode_header,
 )
 from cloister.federation.updates import Receiver, Update
@@ -75,7 +75,11 @@ def messages_of(
         countersignature=countersigned(port, node),
         evaluation=evaluation,
     )
-    wire = wire_format(port.node.plan.training.wire, values.layout)
+    wire = wire_format(
+        port.node.plan.training.wire,
+        values.layout,
+        workers=len(port.node.plan.workers),
+    )
     chunks = [wire.encode(values, number) for number in range(wire.chunk_count)]
     return [encode_header(header), *chunks]
 
@@ -91,8 +95,7 @@ async def next_model(call: Contributing) -> tuple[ModelHeader, bytes]:
     messages: list[bytes] = []
     while isinstance(message := await call.read(), bytes):
         messages.append(message)
-    header, *chunks = messages
-    return decode_header(header, ModelHeader), b"".join(chunks)
+    return model_in(messages)
 
 
 def plant_values(canaries: Canaries, name: str, values: ModelBuffer) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import grpc
+import msgspec
 import pytest
 from tests.support.open_server import OpenServer, refusal_code
 
@@ -24,6 +25,7 @@ from cloister.federation.messages import (
     EvaluationReport,
     FinalReport,
     Header,
+    ModelHeader,
     ModelRequest,
     UpdateHeader,
     UpdateWanted,
@@ -75,7 +77,11 @@ def update_for(server: OpenServer, node: Node, *, round_number: int = 1) -> list
         loss_sum=1.0,
         countersignature=countersigned(server, node),
     )
-    wire = wire_format(server.node.plan.training.wire, update.layout)
+    wire = wire_format(
+        server.node.plan.training.wire,
+        update.layout,
+        workers=len(server.node.plan.workers),
+    )
     chunks = [wire.encode(update, number) for number in range(wire.chunk_count)]
     return [encode_header(header), *chunks]
 
@@ -119,8 +125,16 @@ async def send_update(call: Contributing, messages: Iterable[bytes]) -> None:
 
 async def model_of(call: Receiving | Contributing) -> bytes:
     """Returns the model a call answers with, without its header."""
-    messages = await _rest(call)
-    return b"".join(messages[1:])
+    return model_in(await _rest(call))[1]
+
+
+def model_in(messages: list[bytes]) -> tuple[ModelHeader, bytes]:
+    """Returns the model that a server has sent, and what it said of it."""
+    opening, *chunks = messages
+    header = decode_header(opening, ModelHeader, chunk_bytes=len(opening))
+    first = header.first_chunk or b""
+    header = msgspec.structs.replace(header, first_chunk=None)
+    return header, b"".join((first, *chunks))
 
 
 async def refused(call: Receiving | Contributing) -> str:

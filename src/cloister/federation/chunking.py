@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from cloister.errors import ProtocolError
 from cloister.federation.layout import Layout
 
-# gRPC over TLS comes closest to a raw socket here (`docs/performance.md`).
-CHUNK_BYTES: Final = 1024 * 1024
-
 _ALIGNMENT: Final = 8
 
 

@@ -29,6 +29,11 @@ from cloister.federation.updates import Update
 class Coordinator(Progress):
     """Runs the rounds of one plan: what a worker can do in them, and what it gets."""
 
+    @property
+    def first_chunk_bytes(self) -> int:
+        """Size of the chunk that an update's header may bring; 0 where none may."""
+        return self.wire.chunk_bytes if self._course.at_once else 0
+
     async def join(self, party: str, layout: str) -> Published:
         """Notes a worker's arrival; returns the model it is to train.
 
@@ -109,11 +114,7 @@ class Coordinator(Progress):
                 got=f"round {header.round}",
             )
         check_update_header(
-            party,
-            header,
-            examples=self._course.examples,
-            digest=self._digest,
-            evaluate=out.header.evaluate,
+            party, header, model=out.header, examples=self._course.examples
         )
         return out.header
 

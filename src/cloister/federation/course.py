@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cloister.federation.own_strategy import OwnStrategy
 from cloister.federation.rounds.machine import RunRules
+from cloister.federation.staging import PLACES
 from cloister.federation.strategies.optimizers import (
     Adagrad,
     Adam,
@@ -86,6 +87,11 @@ class Course:
         could get the one update that comes after them.
         """
         return self.quorum is not None or self.by_identity
+
+    @property
+    def at_once(self) -> bool:
+        """Whether there is a place for everybody's update, so that none need wait."""
+        return self.seats <= PLACES
 
     @property
     def rules(self) -> RunRules:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from cloister.federation.bfloat16 import magnitudes_within, narrow, widen
 from cloister.federation.blocks import BLOCK, blocks_of
-from cloister.federation.chunking import CHUNK_BYTES, Chunking
+from cloister.federation.chunking import Chunking
 from cloister.federation.layout import Layout, ModelBuffer
+from cloister.federation.transfer_sizes import FEW
 from cloister.federation.value_limits import (
     FINITE,
     ValueLimits,
@@ -37,6 +38,7 @@ class _Dense:
     Attributes:
         value_bytes: See `WireFormat`.
         layout: See `WireFormat`.
+        chunk_bytes: See `WireFormat`.
         size_bytes: See `WireFormat`.
         chunk_count: See `WireFormat`.
         values_per_chunk: See `WireFormat`.
@@ -44,11 +46,11 @@ class _Dense:
 
     value_bytes: ClassVar[int]
 
-    def __init__(self, layout: Layout, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, layout: Layout, *, chunk_bytes: int = FEW.chunk_bytes) -> None:
         self._chunking = Chunking(
             layout, value_bytes=self.value_bytes, chunk_bytes=chunk_bytes
         )
-        self._chunk_bytes = chunk_bytes
+        self.chunk_bytes = chunk_bytes
         self.layout = layout
         self.size_bytes = self._chunking.size_bytes
         self.chunk_count = self._chunking.chunk_count
@@ -67,13 +69,13 @@ class Float32(_Dense):
 
     def encode(self, model: ModelBuffer, number: int) -> bytes:
         """See `WireFormat`."""
-        start = number * self._chunk_bytes
-        return _bytes_of(model.data[start : start + self._chunk_bytes])
+        start = number * self.chunk_bytes
+        return _bytes_of(model.data[start : start + self.chunk_bytes])
 
     def decode(self, number: int, chunk: bytes, model: ModelBuffer) -> None:
         """See `WireFormat`."""
         self._chunking.check(number, chunk)
-        start = number * self._chunk_bytes
+        start = number * self.chunk_bytes
         model.data[start : start + len(chunk)] = np.frombuffer(chunk, np.uint8)
 
     def check(
@@ -100,7 +102,7 @@ class Bfloat16(_Dense):
     name: Final = "bfloat16"
     value_bytes: ClassVar[int] = 2
 
-    def __init__(self, layout: Layout, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, layout: Layout, *, chunk_bytes: int = FEW.chunk_bytes) -> None:
         super().__init__(layout, chunk_bytes=chunk_bytes)
         self._scratch = _Scratch(chunk_bytes)
 

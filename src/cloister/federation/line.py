@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TypeAlias, TypeVar
 
 import grpc
+import msgspec
 
 from cloister.errors import ProtocolError, RefusedByPeer
 from cloister.federation.layout import ModelBuffer
@@ -90,9 +91,14 @@ class Line:
             return await self._take_model(call)
 
     async def contribute(
-        self, header: UpdateHeader, update: ModelBuffer
+        self, header: UpdateHeader, update: ModelBuffer, *, at_once: bool
     ) -> ModelHeader:
         """Sends an update as soon as it is wanted; receives the next model.
+
+        Args:
+            header: What is said of the update.
+            update: The update.
+            at_once: Whether it is wanted already, as the model's header says.
 
         Raises:
             ProtocolError: If the server refuses the update, goes away, or does not
@@ -100,9 +106,13 @@ class Line:
             RefusedByPeer: If it does not let this node take part.
         """
         with _conversation(self._contribute()) as call:
+            if at_once:
+                first = self._wire.encode(update, 0)
+                header = msgspec.structs.replace(header, first_chunk=first)
             await _begin(call, encode_header(header))
-            _header(await _read(call), UpdateWanted)
-            await self._send(call, update)
+            if not at_once:
+                _header(await _read(call), UpdateWanted)
+            await self._send(call, update, start=1 if at_once else 0)
             return await self._take_model(call)
 
     async def finish(self, report: FinalReport) -> None:
@@ -117,17 +127,22 @@ class Line:
             reply: bytes | None = await call
             _header(reply, Finished)
 
-    async def _send(self, call: _Sending, update: ModelBuffer) -> None:
-        """Sends an update chunk by chunk; none is made before the last one is away."""
+    async def _send(self, call: _Sending, update: ModelBuffer, *, start: int) -> None:
+        """Sends the chunks from `start` on; none is made before the last is away."""
         with _unless_over():
-            for number in range(self._wire.chunk_count):
+            for number in range(start, self._wire.chunk_count):
                 await call.write(self._wire.encode(update, number))
             await call.done_writing()
 
     async def _take_model(self, call: _Reply) -> ModelHeader:
-        header = _header(await _read(call), ModelHeader)
+        header = _header(
+            await _read(call), ModelHeader, chunk_bytes=self._wire.chunk_bytes
+        )
         check_layout("the server", expected=self._layout, got=header.layout)
         receiver = ModelReceiver(self._wire, self._model)
+        if header.first_chunk is not None:
+            receiver.feed(header.first_chunk)
+            header = msgspec.structs.replace(header, first_chunk=None)
         while (chunk := await _read(call)) is not None:
             receiver.feed(chunk)
         receiver.finish()
@@ -180,7 +195,7 @@ async def _begin(call: _Sending, message: bytes) -> None:
                 raise
 
 
-def _header(message: bytes | None, kind: type[_Kind]) -> _Kind:
+def _header(message: bytes | None, kind: type[_Kind], *, chunk_bytes: int = 0) -> _Kind:
     if message is None:
         raise ProtocolError(
             "the server ended the call before its time",
@@ -188,7 +203,7 @@ def _header(message: bytes | None, kind: type[_Kind]) -> _Kind:
             expected=kind.__name__,
             got="nothing more",
         )
-    return decode_header(message, kind)
+    return decode_header(message, kind, chunk_bytes=chunk_bytes)
 
 
 async def _read(call: _Reply) -> bytes | None:

@@ -5,7 +5,10 @@
     Finish      FinalReport                  -> Finished
 
 A stream begins with one header; every later message is a raw slice of the model
-buffer, in order, until the layout's size is reached exactly. Written out in
+buffer, in order, until the layout's size is reached exactly. A model's header brings
+the first slice itself, and so does that of an update where there is a place for
+everybody's; then nobody asks for the others. Each message that is saved is a twentieth
+of a small round. Written out in
 `docs/spec/wire.md`.
 """
 
@@ -77,6 +80,8 @@ class ModelHeader(Header, frozen=True, kw_only=True):
             a round: each worker signs it once.
         state: SHA-256 of the server's state after the rounds before this one, when a
             mark is due (`state.py`).
+        at_once: Whether updates are to come without being asked for.
+        first_chunk: The model's first chunk; only where the header is sent.
     """
 
     round: RoundNumber
@@ -85,6 +90,8 @@ class ModelHeader(Header, frozen=True, kw_only=True):
     final: bool
     audit_head: StateDigest
     state: StateDigest | None = None
+    at_once: bool = False
+    first_chunk: bytes | None = None
 
 
 class UpdateHeader(Header, frozen=True, kw_only=True):
@@ -97,6 +104,7 @@ class UpdateHeader(Header, frozen=True, kw_only=True):
         loss_sum: Sum of the training loss over those examples.
         countersignature: The node's over the head that came with the round's model.
         evaluation: The report on the round's model, exactly when it was asked for.
+        first_chunk: The update's first chunk, only if the model was sent `at_once`.
     """
 
     round: RoundNumber
@@ -105,6 +113,7 @@ class UpdateHeader(Header, frozen=True, kw_only=True):
     loss_sum: float
     countersignature: Countersignature
     evaluation: EvaluationReport | None = None
+    first_chunk: bytes | None = None
 
     @override
     def __repr__(self) -> str:
@@ -135,17 +144,24 @@ HeaderType = TypeVar("HeaderType", bound=Header)
 encode_header = msgspec.msgpack.Encoder().encode
 
 
-def decode_header(unverified: bytes, kind: type[HeaderType]) -> HeaderType:
+def decode_header(
+    unverified: bytes, kind: type[HeaderType], *, chunk_bytes: int = 0
+) -> HeaderType:
     """Returns the header in `unverified`.
+
+    Args:
+        unverified: What came.
+        kind: What it has to be.
+        chunk_bytes: Size of the chunk that it may bring.
 
     Raises:
         ProtocolError: If it is too large or anything but a `kind`.
     """
-    if len(unverified) > MAX_HEADER_BYTES:
+    if len(unverified) > (most := MAX_HEADER_BYTES + chunk_bytes):
         raise ProtocolError(
             "a header is too large",
             code="header-size",
-            expected=f"at most {MAX_HEADER_BYTES} bytes",
+            expected=f"at most {most} bytes",
             got=str(len(unverified)),
         )
     try:

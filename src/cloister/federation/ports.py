@@ -11,6 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from cloister.federation.audit import CallAudit
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.training_service import TrainingService
+from cloister.federation.transfer_sizes import transfer_sizes
 from cloister.plan.site import Address
 from cloister.ratls.admission import new_authority
 from cloister.ratls.admission_table import AdmissionTable, Peer
@@ -82,7 +83,14 @@ class Ports:
         self._log = log
         self._coordinator = coordinator
         self._met: set[str] = set()
-        self._training = grpc.aio.server(options=training_options(MAX_CHUNK_BYTES))
+        sizes = transfer_sizes(len(node.plan.workers))
+        self._training = grpc.aio.server(
+            options=training_options(
+                MAX_CHUNK_BYTES,
+                window_bytes=sizes.window_bytes,
+                read_bytes=sizes.read_bytes,
+            )
+        )
         self._training_service = TrainingService(
             node, coordinator, table=self.table, audit=audit, log=log
         )

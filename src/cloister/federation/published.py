@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from cloister.errors import CloisterError, ProtocolError
 from cloister.federation.audit_records import Participant
 from cloister.federation.layout import ModelBuffer
-from cloister.federation.messages import ModelHeader
+from cloister.federation.messages import ModelHeader, encode_header
 from cloister.federation.wire_format import WireFormat
 
 _KEPT_CHUNKS = 8
@@ -21,7 +23,7 @@ class Published:
     """A model as it is sent: the same bytes to every worker.
 
     Args:
-        header: What goes before it.
+        header: What goes before it, without its first chunk.
         model: Its values; they belong to the coordinator, which ends the sending
             (`end`) before it changes them.
         wire: How it is cut into chunks.
@@ -37,17 +39,17 @@ class Published:
         self._ended: CloisterError | None = None
 
     @property
-    def chunk_count(self) -> int:
-        """How many chunks the model is."""
-        return self._wire.chunk_count
+    def message_count(self) -> int:
+        """How many messages it is."""
+        return max(1, self._wire.chunk_count)
 
     def end(self, error: CloisterError) -> None:
         """Ends the sending; who has not all of it gets no more."""
         self._ended = error
         self._kept.clear()
 
-    def chunk(self, number: int) -> bytes:
-        """Returns a chunk.
+    def message(self, number: int) -> bytes:
+        """Returns a message: the header with the first chunk, or another chunk.
 
         Raises:
             CloisterError: If the sending was ended.
@@ -56,11 +58,19 @@ class Published:
             raise self._ended
         kept = self._kept.get(number)
         if kept is None:
-            kept = self._wire.encode(self._model, number)
+            kept = self._encode(number)
             while len(self._kept) >= _KEPT_CHUNKS:
                 del self._kept[next(iter(self._kept))]
             self._kept[number] = kept
         return kept
+
+    def _encode(self, number: int) -> bytes:
+        if not self._wire.chunk_count:
+            return encode_header(self.header)
+        chunk = self._wire.encode(self._model, number)
+        if number:
+            return chunk
+        return encode_header(msgspec.structs.replace(self.header, first_chunk=chunk))
 
 
 def superseded(round_number: int) -> ProtocolError:

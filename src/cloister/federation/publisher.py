@@ -76,7 +76,7 @@ class Publisher:
         )
         self._differed = False
         self._began = time.monotonic()
-        self.wire = wire_format(course.wire, model.layout)
+        self.wire = wire_format(course.wire, model.layout, workers=len(course.parties))
         self.traffic = Traffic()
 
     def initial_state(self) -> bytes:
@@ -209,6 +209,7 @@ class Publisher:
             layout=self._digest,
             evaluate=not final and number > 1 and (number - 1) % every == 0,
             final=final,
+            at_once=self._course.at_once,
             audit_head=self._audit.head,
             state=state,
         )

@@ -61,7 +61,9 @@ class Trainer:
 
         self.model = await self._run(make)
         self.out = ModelBuffer(self.model.layout)
-        self.wire: WireFormat = wire_format(training.wire, self.model.layout)
+        self.wire: WireFormat = wire_format(
+            training.wire, self.model.layout, workers=len(self._plan.workers)
+        )
         settings = LearnerSettings(
             party=self._node.party,
             batch_size=training.batch_size,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 import grpc
+import msgspec
 from structlog.typing import FilteringBoundLogger
 from typing_extensions import override
 
@@ -87,12 +88,19 @@ class _Contribution:
     Attributes:
         messages: What the worker sends.
         context: The call.
-        wanted: Whether it was asked for chunks; then they may be on their way.
+        wanted: Whether it may send chunks; then they may be on their way.
+        first_chunk: What came with its header, until that is taken.
     """
 
     messages: Messages
     context: Context
     wanted: bool = False
+    first_chunk: bytes | None = None
+
+    def take_first_chunk(self) -> bytes | None:
+        """Returns what came with the header, once; nothing of it is kept."""
+        first, self.first_chunk = self.first_chunk, None
+        return first
 
 
 class TrainingService(grpc.GenericRpcHandler):
@@ -169,6 +177,7 @@ class TrainingService(grpc.GenericRpcHandler):
             # before; nothing is to wait with it.
             error = error.with_traceback(None)
             error.__cause__ = error.__context__ = None
+            call.first_chunk = None
             if call.wanted:
                 await self._drain(messages)
             await self._refuse(context, error, guard)
@@ -191,7 +200,7 @@ class TrainingService(grpc.GenericRpcHandler):
 
     async def _take_and_answer(self, call: _Contribution, guard: Guard) -> None:
         party = guard.peer.party
-        header, by = await self._header(call.messages, guard)
+        header, by = await self._header(call, guard)
         with self._coordinator.waiting(party):
             async with self._only_one(guard.peer):
                 await self._take_update(call, guard, header, by)
@@ -199,20 +208,25 @@ class TrainingService(grpc.GenericRpcHandler):
         await self._send(model, call.context, guard)
 
     async def _header(
-        self, messages: Messages, guard: Guard
+        self, call: _Contribution, guard: Guard
     ) -> tuple[UpdateHeader, Participant]:
         """Returns the header of an update that can count, and whose it is."""
         party = guard.peer.party
-        first = await anext(aiter(messages), None)
+        first = await anext(aiter(call.messages), None)
         if first is None:
             raise ProtocolError(
                 f"{party!r} sent nothing", code="update-empty", expected="an update"
             )
-        header = decode_header(first, UpdateHeader)
+        header = decode_header(
+            first, UpdateHeader, chunk_bytes=self._coordinator.first_chunk_bytes
+        )
+        call.wanted = header.first_chunk is not None
         # The header may come late: only the party's newest node ends the others.
         guard.check()
         model = self._coordinator.check_header(party, header)
-        return header, self._participant(header.countersignature, guard, model)
+        by = self._participant(header.countersignature, guard, model)
+        call.first_chunk = header.first_chunk
+        return msgspec.structs.replace(header, first_chunk=None), by
 
     async def _take_update(
         self,
@@ -227,9 +241,10 @@ class TrainingService(grpc.GenericRpcHandler):
         async with intake.staging.place(party) as place:
             guard.check()
             coordinator.check_header(party, header)
-            call.wanted = True
-            await call.context.write(encode_header(UpdateWanted()))
-            update = await self._whole_update(call.messages, guard, intake, place)
+            if not call.wanted:
+                call.wanted = True
+                await call.context.write(encode_header(UpdateWanted()))
+            update = await self._whole_update(call, guard, intake, place)
             coordinator.count(by, header, update=update, place=place)
 
     def _participant(
@@ -244,19 +259,25 @@ class TrainingService(grpc.GenericRpcHandler):
         )
 
     async def _whole_update(
-        self, messages: Messages, guard: Guard, intake: Intake, place: Place
+        self, call: _Contribution, guard: Guard, intake: Intake, place: Place
     ) -> Update:
         receiver = Receiver(self._coordinator.wire, limits=intake.limits)
         place.drop = receiver.drop
-        received = 0
-        async for chunk in messages:
+
+        def feed(chunk: bytes) -> None:
             guard.check()
             place.check()
             receiver.feed(chunk)
-            received += len(chunk)
             self._coordinator.traffic.received += len(chunk)
             self._coordinator.touch()
-            if received >= intake.staging.early_bytes and not receiver.whole:
+
+        if (first := call.take_first_chunk()) is not None:
+            feed(first)
+            del first
+        async for chunk in call.messages:
+            feed(chunk)
+            early = receiver.number * self._coordinator.wire.chunk_bytes
+            if early >= intake.staging.early_bytes and not receiver.whole:
                 await place.turn.wait()
         place.check()
         update = receiver.finish()
@@ -314,15 +335,17 @@ class TrainingService(grpc.GenericRpcHandler):
                         return
 
     async def _send(self, model: Published, context: Context, guard: Guard) -> None:
-        guard.check()
-        await context.write(encode_header(model.header))
-        for number in range(model.chunk_count):
+        traffic, left = self._coordinator.traffic, self._coordinator.wire.size_bytes
+        for number in range(model.message_count):
             # A chunk takes memory until it is on its way, so only some are at once.
             async with self._limits.chunk(guard.peer):
-                chunk = model.chunk(number)
+                message = model.message(number)
                 guard.check()
-                await self._write(context, chunk)
-            self._coordinator.traffic.sent += len(chunk)
+                await self._write(context, message)
+            # The first one is a little more: the header, which is no payload.
+            chunk_bytes = min(left, self._coordinator.wire.chunk_bytes)
+            left -= chunk_bytes
+            traffic.sent += chunk_bytes
             self._coordinator.touch()
 
     async def _write(self, context: Context, chunk: bytes) -> None:

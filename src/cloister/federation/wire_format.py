@@ -16,13 +16,12 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.federation.chunking import CHUNK_BYTES
 from cloister.federation.dense_formats import Bfloat16, Float32, Vector
 from cloister.federation.layout import Layout, ModelBuffer
+from cloister.federation.transfer_sizes import transfer_sizes
 from cloister.federation.value_limits import FINITE, ValueLimits
 
 __all__ = [
-    "CHUNK_BYTES",
     "Bfloat16",
     "Float32",
     "Vector",
@@ -56,6 +55,11 @@ class WireFormat(Protocol):
     @property
     def size_bytes(self) -> int:
         """Size of a whole model."""
+        ...
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of every chunk but the last."""
         ...
 
     @property
@@ -112,10 +116,17 @@ class WireFormat(Protocol):
         ...
 
 
-def wire_format(name: Wire, layout: Layout) -> WireFormat:
-    """Returns the format that a plan names."""
+def wire_format(name: Wire, layout: Layout, *, workers: int) -> WireFormat:
+    """Returns the format that a plan names.
+
+    Args:
+        name: Its name there.
+        layout: The layout of what is written.
+        workers: How many the plan names; the size of chunks depends on it.
+    """
+    chunk_bytes = transfer_sizes(workers).chunk_bytes
     match name:
         case "float32":
-            return Float32(layout)
+            return Float32(layout, chunk_bytes=chunk_bytes)
         case "bfloat16":
-            return Bfloat16(layout)
+            return Bfloat16(layout, chunk_bytes=chunk_bytes)

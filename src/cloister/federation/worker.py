@@ -197,7 +197,7 @@ class _Session:
         Returns:
             The header; None if the update came too late for its round.
         """
-        send = partial(self._contribute, update)
+        send = partial(self._contribute, update, at_once=model.at_once)
         resume = partial(self._resume, update, model)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -238,10 +238,12 @@ class _Session:
                     raise
             self._log.info("model-superseded")
 
-    async def _contribute(self, update: UpdateHeader) -> ModelHeader:
+    async def _contribute(self, update: UpdateHeader, *, at_once: bool) -> ModelHeader:
         try:
             async with self._membership.line() as line:
-                header = await line.contribute(update, self._trainer.out)
+                header = await line.contribute(
+                    update, self._trainer.out, at_once=at_once
+                )
                 return self._watch.check(header, line.server)
         except ProtocolError as error:
             if error.code != _SUPERSEDED:
@@ -266,7 +268,7 @@ class _Session:
             # Another server, so another log.
             signature = countersign_head(self._node, header)
             update = msgspec.structs.replace(update, countersignature=signature)
-        return await self._contribute(update)
+        return await self._contribute(update, at_once=header.at_once)
 
     async def _finish(self, report: FinalReport) -> None:
         async with self._membership.line() as line:

@@ -12,6 +12,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import grpc
 from cryptography import x509
@@ -31,8 +32,6 @@ TLS13_ONLY = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256"}
 
 # Largest message on the training port: one chunk and its framing.
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
-# What an admitted client may have on its way: 20 MB a second over 50 ms.
-WINDOW_BYTES = 1024 * 1024
 # How often a client asks a silent connection whether it still lives.
 KEEPALIVE_SECONDS = 20
 
@@ -79,12 +78,18 @@ def server_options(
 
 
 def training_options(
-    max_message_bytes: int, *, connection_age_seconds: float = CONNECTION_AGE_SECONDS
+    max_message_bytes: int,
+    *,
+    window_bytes: int,
+    read_bytes: int,
+    connection_age_seconds: float = CONNECTION_AGE_SECONDS,
 ) -> tuple[Option, ...]:
     """Returns the options of the port where admitted nodes move models.
 
     Args:
         max_message_bytes: Largest message in either direction.
+        window_bytes: What a client may have on its way.
+        read_bytes: What is read at once from a new connection.
         connection_age_seconds: How long a connection takes new calls.
     """
     return (
@@ -94,7 +99,8 @@ def training_options(
         # gRPC's own estimate grows to many megabytes for each connection, and keeps
         # them: fixed, a thousand workers cost what they must.
         ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        ("grpc.http2.lookahead_bytes", window_bytes),
+        ("grpc.experimental.tcp_read_chunk_size", read_bytes),
     )
 
 
@@ -244,7 +250,13 @@ class Guard:
 
 
 def _caller_key(auth_context: Mapping[str, Iterable[bytes]]) -> Spki:
-    pem = b"".join(auth_context.get("x509_pem_cert", ()))
+    return _certified_key(b"".join(auth_context.get("x509_pem_cert", ())))
+
+
+# A worker calls in every round with the same certificate, which the TLS handshake has
+# verified; to read it anew takes as long as all else that is done before a small call.
+@lru_cache(maxsize=4096)
+def _certified_key(pem: bytes) -> Spki:
     try:
         key = x509.load_pem_x509_certificate(pem).public_key()
     except ValueError as error:

@@ -101,7 +101,7 @@ def test_a_published_model_is_all_of_one_round_or_ends(run: Run) -> None:
             await story.closed()
             assert story.coordinator.model.data.tobytes() != before
             with pytest.raises(ProtocolError) as caught:
-                first.chunk(0)
+                first.message(0)
             assert caught.value.code == "model-superseded"
 
     run(go())

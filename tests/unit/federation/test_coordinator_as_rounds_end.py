@@ -241,7 +241,7 @@ def test_a_run_that_fails_during_a_step_gives_nobody_the_model(run: Run) -> None
                 with pytest.raises(PlatformError):
                     await worker
             with pytest.raises(PlatformError):
-                first.chunk(0)
+                first.message(0)
             assert story.told == [first.header]
 
     run(go())

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 import grpc
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -269,7 +270,7 @@ STAGES = [
 async def contribute(scene: Scene, script: Script) -> ModelHeader:
     scene.server.script = script
     line = scene.line(ModelBuffer(SMALL), small())
-    return await line.contribute(update_header(), filled())
+    return await line.contribute(update_header(), filled(), at_once=False)
 
 
 async def error_of(call: Awaitable[object]) -> CloisterError:
@@ -294,12 +295,36 @@ def test_an_update_goes_up_and_the_next_model_comes_down(
 
     async def story() -> ModelHeader:
         scene.server.script = script
-        return await scene.line(model, wire).contribute(update_header(), filled())
+        line = scene.line(model, wire)
+        return await line.contribute(update_header(), filled(), at_once=False)
 
     assert run(story()).round == 4
     assert decode_header(heard[0], UpdateHeader) == update_header()
     assert heard[1:] == [wire.encode(filled(), n) for n in range(wire.chunk_count)]
     assert model.data.tobytes() == filled(100).data.tobytes()
+
+
+@pytest.mark.parametrize("kind", [Float32, Bfloat16])
+def test_an_update_that_is_wanted_at_once_goes_up_without_a_word_of_the_server(
+    run: Run, scene: Scene, kind: type[Float32 | Bfloat16]
+) -> None:
+    wire = kind(SMALL, chunk_bytes=8)
+    heard: list[bytes] = []
+
+    async def script(context: Context) -> None:
+        heard.extend(await listen_to(context))
+        await say(*model_messages(filled(100), wire))(context)
+
+    async def story() -> ModelHeader:
+        scene.server.script = script
+        line = scene.line(ModelBuffer(SMALL), wire)
+        return await line.contribute(update_header(), filled(), at_once=True)
+
+    assert run(story()).round == 4
+    chunks = [wire.encode(filled(), n) for n in range(wire.chunk_count)]
+    opening = msgspec.structs.replace(update_header(), first_chunk=chunks[0])
+    assert decode_header(heard[0], UpdateHeader) == opening
+    assert heard[1:] == chunks[1:]
 
 
 def test_no_chunk_is_made_before_the_update_is_wanted(run: Run, scene: Scene) -> None:
@@ -317,7 +342,7 @@ def test_no_chunk_is_made_before_the_update_is_wanted(run: Run, scene: Scene) ->
     async def story() -> None:
         scene.server.script = script
         line = scene.line(ModelBuffer(SMALL), wire)
-        await line.contribute(update_header(), filled())
+        await line.contribute(update_header(), filled(), at_once=False)
 
     run(story())
     assert wire.made == wire.chunk_count
@@ -342,7 +367,7 @@ def test_a_server_that_does_not_read_holds_the_chunks_back(
         scene.server.script = script
         line = scene.line(ModelBuffer(LAYOUT), wire)
         call = asyncio.ensure_future(
-            line.contribute(update_header(), ModelBuffer(LAYOUT))
+            line.contribute(update_header(), ModelBuffer(LAYOUT), at_once=False)
         )
         await until(lambda: wire.made > 0)
         # It makes some more until the connection holds no more.
@@ -502,7 +527,9 @@ def test_a_server_that_is_not_there_went_away(
         ) as channel:
             line = Line(channel, scene.peer, model=ModelBuffer(SMALL), wire=small())
             assert (await error_of(line.receive())).code == SERVER_GONE
-            error = await error_of(line.contribute(update_header(), filled()))
+            error = await error_of(
+                line.contribute(update_header(), filled(), at_once=False)
+            )
             assert error.code == SERVER_GONE
 
     run(story())
@@ -523,7 +550,9 @@ def test_a_call_that_ends_before_its_first_write_is_over(
             nowhere, pinned_certificate=certificate, max_message_bytes=MAX_MESSAGE_BYTES
         ) as channel:
             line = Line(channel, scene.peer, model=ModelBuffer(SMALL), wire=small())
-            call = asyncio.ensure_future(line.contribute(update_header(), filled()))
+            call = asyncio.ensure_future(
+                line.contribute(update_header(), filled(), at_once=False)
+            )
             for _ in range(turns):
                 await asyncio.sleep(0)
             await channel.close()

@@ -431,7 +431,9 @@ async def member(
         node,
         CustodianLine(node, port.enrolment, log=log.logger()),
         model=model,
-        wire=wire_format(node.plan.training.wire, model.layout),
+        wire=wire_format(
+            node.plan.training.wire, model.layout, workers=len(node.plan.workers)
+        ),
         enrolment=port.enrolment,
         training=port.training,
         patience_seconds=0.1,

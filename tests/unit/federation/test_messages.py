@@ -43,6 +43,14 @@ HEADERS: list[Header] = [
         countersignature=b"signed",
         evaluation=REPORT,
     ),
+    UpdateHeader(
+        round=2,
+        layout=DIGEST,
+        examples=16,
+        loss_sum=1.5,
+        countersignature=b"signed",
+        first_chunk=b"a chunk",
+    ),
     FinalReport(evaluation=REPORT, countersignature=b"signed"),
     Finished(),
     ModelHeader(
@@ -96,7 +104,8 @@ def test_an_extra_field_is_refused(header: Header) -> None:
 @pytest.mark.parametrize("header", HEADERS)
 def test_a_missing_field_is_refused(header: Header) -> None:
     fields = fields_of(header)
-    for name in fields.keys() - {"evaluation", "state", "type"}:
+    optional = {"at_once", "evaluation", "first_chunk", "state", "type"}
+    for name in fields.keys() - optional:
         rest = {key: value for key, value in fields.items() if key != name}
         refusal(msgspec.msgpack.encode(rest), type(header))
 

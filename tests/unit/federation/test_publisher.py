@@ -127,7 +127,7 @@ def test_the_former_model_is_gone_before_the_next_one_is_made(
         first = await rounds.first()
         await rounds.next()
         with pytest.raises(ProtocolError) as caught:
-            first.chunk(0)
+            first.message(0)
         assert caught.value.code == "model-superseded"
 
     run(story())
@@ -252,7 +252,7 @@ def test_slow_updates_lose_their_places_only_where_the_round_can_do_without(
         plan = replace(course(), by_identity=True)
     staging = intake_of(plan, threads).staging
     assert isinstance(staging, SharedStaging)
-    size = wire_format(plan.wire, LAYOUT).size_bytes
+    size = wire_format(plan.wire, LAYOUT, workers=2).size_bytes
     assert staging._allowed_seconds == (
         math.inf if everybody else transfer_seconds(size)
     )

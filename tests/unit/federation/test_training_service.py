@@ -11,6 +11,7 @@ import grpc
 import msgspec
 import numpy as np
 import pytest
+from tests.support.held_updates import held_bytes
 from tests.support.open_server import (
     OpenServer,
     admitted_channel,
@@ -27,6 +28,7 @@ from tests.support.training_calls import (
     contribute,
     final_report,
     finish,
+    model_in,
     model_of,
     receive,
     refused,
@@ -50,6 +52,7 @@ from cloister.federation.messages import (
     decode_header,
     encode_header,
 )
+from cloister.federation.transfer_sizes import FEW
 from cloister.ratls.channels import MAX_CHUNK_BYTES, ClientTls, open_channel
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.epochs import key_digest
@@ -80,7 +83,7 @@ async def answer_of(call: Contributing | Receiving) -> tuple[ModelHeader, bytes]
     messages: list[bytes] = []
     while isinstance(message := await call.read(), bytes):
         messages.append(message)
-    return decode_header(messages[0], ModelHeader), b"".join(messages[1:])
+    return model_in(messages)
 
 
 async def offer(call: Contributing, messages: list[bytes]) -> None:
@@ -133,7 +136,7 @@ def test_a_round_over_the_wire(
         (lambda m: [m[0], m[0], m[1]], "chunk-size"),
         (lambda m: [m[1]], "header-malformed"),
         (lambda m: [b"", *m], "header-malformed"),
-        (lambda m: [bytes(MAX_HEADER_BYTES + 1), *m], "header-size"),
+        (lambda m: [bytes(MAX_HEADER_BYTES + FEW.chunk_bytes + 1), *m], "header-size"),
         (lambda m: [changed(m[0], round=2), m[1]], "update-round"),
         (lambda m: [changed(m[0], examples=17), m[1]], "update-weight"),
         (lambda m: [changed(m[0], examples=2**40), m[1]], "update-weight"),
@@ -146,6 +149,9 @@ def test_a_round_over_the_wire(
         (lambda m: [m[0], b"\xff" * 4 + m[1][4:]], "update-not-finite"),
         (lambda m: [m[0], m[1][:-8] + b"\xff" * 8], "update-not-finite"),
         (lambda m: [m[0], b"\xff" * len(m[1])], "chunk-padding"),
+        (lambda m: [changed(m[0], first_chunk=b"")], "chunk-size"),
+        (lambda m: [changed(m[0], first_chunk=m[1] + b"\0")], "chunk-size"),
+        (lambda m: [changed(m[0], first_chunk=m[1], round=2)], "update-round"),
     ],
 )
 def test_an_update_that_cannot_count_is_refused_by_name_and_leaves_the_round(
@@ -165,6 +171,50 @@ def test_an_update_that_cannot_count_is_refused_by_name_and_leaves_the_round(
             for call, node in zip(calls, nodes[1:], strict=True):
                 await send_update(call, update_for(port, node))
             assert await model_of(calls[0]) == await model_of(calls[1])
+
+    run(story())
+
+
+def test_where_there_is_a_place_for_everybody_an_update_comes_unasked(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path, features=300_000) as (port, *channels):
+            out = port.coordinator._published
+            assert out is not None
+            assert out.header.at_once
+            calls = [contribute(channel) for channel in channels]
+            for call, node in zip(calls, nodes[1:], strict=True):
+                header, first, *chunks = update_for(port, node)
+                await send(call, [changed(header, first_chunk=first), *chunks])
+                await call.done_writing()
+            answers = [await answer_of(call) for call in calls]
+            assert answers[0] == answers[1]
+            assert answers[0][0].round == 2
+            size = port.coordinator.model.layout.size_bytes
+            assert port.coordinator.traffic.received == 2 * size
+            assert port.refusals() == []
+
+    run(story())
+
+
+def test_who_sends_unasked_hears_in_the_middle_of_it_why_it_is_refused(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path, features=300_000) as (port, line, _):
+            header, first, *chunks = update_for(port, nodes[1])
+            for bad in ({"examples": 17}, {"countersignature": b""}, {"round": 2}):
+                call = contribute(line)
+                opening = changed(header, first_chunk=first, **bad)
+                await send(call, [opening, *chunks])
+                assert await refused(call) in {
+                    "update-weight",
+                    "countersignature",
+                    "update-round",
+                }
+            assert port.coordinator.traffic.received == 0
+            assert held_bytes() == 0
 
     run(story())
 
@@ -356,7 +406,7 @@ def test_the_end_of_training_over_the_wire(
             jump_to(port, rounds + 1)
             for channel, node in zip(channels, nodes[1:], strict=True):
                 final = [m async for m in receive(port, channel)]
-                assert decode_header(final[0], ModelHeader).final
+                assert model_in(final)[0].final
                 raw = await finish(channel, final_report(port, node, report(2, a=1.0)))
                 assert decode_header(raw, Finished) == Finished()
             metrics = await port.coordinator.run(patience_seconds=5)

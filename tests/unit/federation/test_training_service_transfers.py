@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 from tests.support.federation_in_memory import Federation, make_federation
 from tests.support.held_updates import held_bytes
@@ -26,6 +27,7 @@ from tests.support.training_calls import (
     Receiving,
     begin_round,
     contribute,
+    model_in,
     model_of,
     receive,
     refused,
@@ -36,14 +38,20 @@ from tests.support.training_calls import (
 )
 
 from cloister.federation import training_service
-from cloister.federation.messages import ModelHeader, decode_header
+from cloister.federation.messages import (
+    MAX_HEADER_BYTES,
+    ModelHeader,
+    UpdateHeader,
+    decode_header,
+    encode_header,
+)
 from cloister.ratls.certificate import SERVER_NAME
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
 
 WORKERS = ("alice", "bob", "carol", "dave")
 # Updates of two chunks, and of so many that no buffer on the way takes them all.
-TWO_CHUNKS, MANY_CHUNKS = 100_000, 600_000
+TWO_CHUNKS, MANY_CHUNKS = 100_000, 1_200_000
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +127,7 @@ async def stage_of(
 async def header_of(call: Receiving) -> ModelHeader:
     message = await call.read()
     assert isinstance(message, bytes)
-    return decode_header(message, ModelHeader)
+    return decode_header(message, ModelHeader, chunk_bytes=len(message))
 
 
 async def rest_of(call: Receiving) -> tuple[bytes, str]:
@@ -260,14 +268,17 @@ def test_a_laggard_is_told_that_its_model_is_gone_and_never_gets_half_of_two(
             wire = stage.port.coordinator.wire
             before = stage.port.coordinator.model.data.tobytes()
             laggard = receive(stage.port, stage.channels["alice"])
-            assert (await header_of(laggard)).round == 1
+            opening = await laggard.read()
+            assert isinstance(opening, bytes)
+            header, first = model_in([opening])
+            assert header.round == 1
             calls = [await stage.bring(party) for party in ("alice", "bob")]
             after = [await model_of(call) for call in calls]
             assert after == 2 * [stage.port.coordinator.model.data.tobytes()]
             got, code = await rest_of(laggard)
             assert code == "model-superseded"
-            assert len(got) < wire.size_bytes
-            assert before.startswith(got)
+            assert len(first + got) < wire.size_bytes
+            assert before.startswith(first + got)
 
     run(story())
 
@@ -329,5 +340,31 @@ def test_a_receiver_that_stalls_is_cut_and_disturbs_nobody(
                 first, second = await asyncio.gather(*map(model_of, calls))
                 assert first == second
             assert port.audit.calls == [("alice", "transfer-stalled")]
+
+    run(story())
+
+
+def test_where_some_must_wait_no_chunk_comes_with_a_header(
+    run: Run, four: Federation, tmp_path: Path
+) -> None:
+    """Four updates of which each began unasked would be twice what has room."""
+
+    async def story() -> None:
+        async with stage_of(four, tmp_path) as stage:
+            out = stage.port.coordinator._published
+            assert out is not None
+            assert not out.header.at_once
+            for party, size, code in (
+                ("alice", 8, "update-early"),
+                ("dave", MAX_HEADER_BYTES, "header-size"),
+            ):
+                call = contribute(stage.channels[party])
+                header = decode_header(stage.update(party)[0], UpdateHeader)
+                early = msgspec.structs.replace(header, first_chunk=bytes(size))
+                await send(call, [encode_header(early)])
+                assert await refused(call) == code
+            assert held_bytes() == 0
+            calls = [await stage.bring(party) for party in WORKERS]
+            assert len({await model_of(call) for call in calls}) == 1
 
     run(story())

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cloister.federation.layout import layout_of
+from cloister.federation.transfer_sizes import FEW, MANY, MOST_FEW
 from cloister.federation.wire_format import (
-    CHUNK_BYTES,
     Bfloat16,
     Float32,
     Wire,
@@ -19,9 +19,18 @@ from cloister.federation.wire_format import (
 def test_a_plan_names_the_format(
     name: Wire, kind: type[Float32 | Bfloat16], chunks: int
 ) -> None:
-    layout = layout_of({"w": np.zeros(CHUNK_BYTES // 4 + 1)}, {})
-    wire = wire_format(name, layout)
+    layout = layout_of({"w": np.zeros(FEW.chunk_bytes // 4 + 1)}, {})
+    wire = wire_format(name, layout, workers=2)
     assert isinstance(wire, kind)
     assert (wire.name, wire.chunk_count) == (name, chunks)
-    assert wire.values_per_chunk * wire.value_bytes == CHUNK_BYTES
+    assert wire.values_per_chunk * wire.value_bytes == FEW.chunk_bytes
+    assert wire.chunk_bytes == FEW.chunk_bytes
     assert wire.layout is layout
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_with_many_workers_chunks_are_smaller(name: Wire) -> None:
+    layout = layout_of({"w": np.zeros(8)}, {})
+    for workers, sizes in ((MOST_FEW, FEW), (MOST_FEW + 1, MANY)):
+        wire = wire_format(name, layout, workers=workers)
+        assert wire.chunk_bytes == sizes.chunk_bytes

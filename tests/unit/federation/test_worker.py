@@ -420,7 +420,7 @@ def test_an_update_of_local_steps_says_how_many_examples_it_took(play: Play) -> 
 
 
 def test_models_and_updates_travel_as_the_plan_says(play: Play) -> None:
-    wire = wire_format("bfloat16", LAYOUT)
+    wire = wire_format("bfloat16", LAYOUT, workers=2)
     zeros = ModelBuffer(LAYOUT)
 
     def answer(call: int) -> list[bytes]:

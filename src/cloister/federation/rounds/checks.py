@@ -6,7 +6,7 @@ looked at as they come (`wire_format.py`).
 
 from __future__ import annotations
 
-from cloister.federation.messages import EvaluationReport, UpdateHeader
+from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
 from cloister.federation.rounds.refusals import refusal
 
 # Largest sum that counts: the sum of as many as there may be parties is still finite.
@@ -26,7 +26,11 @@ def check_layout(party: str, *, expected: str, got: str) -> None:
 
 
 def check_update_header(
-    party: str, header: UpdateHeader, *, examples: int, digest: str, evaluate: bool
+    party: str,
+    header: UpdateHeader,
+    *,
+    model: ModelHeader,
+    examples: int,
 ) -> None:
     """Refuses an update whose numbers are not what the plan fixes.
 
@@ -34,6 +38,7 @@ def check_update_header(
     2. It is over as many examples as the plan says, so all updates weigh alike.
     3. Its loss is finite, and not so large that a sum of losses is not.
     4. An evaluation comes exactly when one was asked for, and can be added up.
+    5. It brings a chunk only where all may send at once: others wait to be asked.
 
     Left to the caller: the party's seat and the round (`RunMachine.check_offer`), and
     the countersignature.
@@ -41,16 +46,15 @@ def check_update_header(
     Args:
         party: Whose update it is.
         header: What it says of itself.
+        model: What was said with the model that it is for.
         examples: Examples a worker uses in a round, as the plan fixes them.
-        digest: Digest of the model's layout.
-        evaluate: Whether this round's updates carry an evaluation.
 
     Raises:
         ProtocolError: `layout-differs`, `update-weight`, `update-not-finite`,
-            `update-evaluation` or `evaluation-not-finite`; no value of the party is
-            named.
+            `update-evaluation`, `evaluation-not-finite` or `update-early`; no value of
+            the party is named.
     """
-    check_layout(party, expected=digest, got=header.layout)
+    check_layout(party, expected=model.layout, got=header.layout)
     if header.examples != examples:
         raise refusal(
             party, "update-weight", expected=f"{examples} examples", got="another count"
@@ -59,15 +63,22 @@ def check_update_header(
         raise refusal(
             party, "update-not-finite", expected="a finite loss", got="another"
         )
-    if (header.evaluation is not None) != evaluate:
+    if (header.evaluation is not None) != model.evaluate:
         raise refusal(
             party,
             "update-evaluation",
             expected="an evaluation exactly when asked for",
-            got="none" if evaluate else "one",
+            got="none" if model.evaluate else "one",
         )
     if header.evaluation is not None:
         check_evaluation(party, header.evaluation)
+    if header.first_chunk is not None and not model.at_once:
+        raise refusal(
+            party,
+            "update-early",
+            expected="no chunk before the server asks for it",
+            got="one with the header",
+        )
 
 
 def check_evaluation(party: str, report: EvaluationReport) -> None:

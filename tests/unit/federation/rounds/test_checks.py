@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.errors import ProtocolError
-from cloister.federation.messages import EvaluationReport, UpdateHeader
+from cloister.federation.messages import (
+    EvaluationReport,
+    ModelHeader,
+    UpdateHeader,
+)
 from cloister.federation.rounds.checks import (
     MAX_SUM,
     check_evaluation,
@@ -27,19 +31,28 @@ def report(**sums: float) -> EvaluationReport:
     return EvaluationReport(examples=10, sums=sums)
 
 
+def model(*, evaluate: bool = False, at_once: bool = False) -> ModelHeader:
+    return ModelHeader(
+        round=3,
+        layout=LAYOUT,
+        evaluate=evaluate,
+        final=False,
+        audit_head=bytes(32),
+        at_once=at_once,
+    )
+
+
 def refusal(header: UpdateHeader, *, evaluate: bool = False) -> ProtocolError:
     with pytest.raises(ProtocolError) as caught:
-        check_update_header(
-            "bob", header, examples=16, digest=LAYOUT, evaluate=evaluate
-        )
+        check_update_header("bob", header, model=model(evaluate=evaluate), examples=16)
     assert "'bob'" in caught.value.what
     return caught.value
 
 
 def test_an_update_as_the_plan_wants_it_passes() -> None:
-    check_update_header("bob", GOOD, examples=16, digest=LAYOUT, evaluate=False)
+    check_update_header("bob", GOOD, model=model(evaluate=False), examples=16)
     evaluated = msgspec.structs.replace(GOOD, evaluation=report(accuracy=1))
-    check_update_header("bob", evaluated, examples=16, digest=LAYOUT, evaluate=True)
+    check_update_header("bob", evaluated, model=model(evaluate=True), examples=16)
 
 
 def test_another_layout_is_refused() -> None:
@@ -87,7 +100,13 @@ def test_the_largest_sums_that_count_pass() -> None:
     header = msgspec.structs.replace(
         GOOD, loss_sum=MAX_SUM, evaluation=report(loss=-MAX_SUM)
     )
-    check_update_header("bob", header, examples=16, digest=LAYOUT, evaluate=True)
+    check_update_header("bob", header, model=model(evaluate=True), examples=16)
+
+
+def test_a_chunk_comes_with_the_header_only_where_all_send_at_once() -> None:
+    early = msgspec.structs.replace(GOOD, first_chunk=b"first")
+    assert refusal(early).code == "update-early"
+    check_update_header("bob", early, model=model(at_once=True), examples=16)
 
 
 @given(
@@ -121,9 +140,7 @@ def test_a_header_passes_or_is_refused_without_a_value_of_the_party(
         and all(abs(value) <= MAX_SUM for value in (sums or {}).values())
     )
     if good:
-        check_update_header(
-            "bob", header, examples=16, digest=LAYOUT, evaluate=evaluate
-        )
+        check_update_header("bob", header, model=model(evaluate=evaluate), examples=16)
         return
     error = refusal(header, evaluate=evaluate)
     assert "123457" not in str(error)
