@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from tests.support.federation_in_memory import START, Federation, HandClock
+from tests.support.held_updates import held_bytes
 from tests.support.open_server import (
     OpenServer,
     admitted_channel,
@@ -30,6 +31,10 @@ from tests.support.training_calls import (
     update_for,
 )
 
+from cloister.errors import RefusedByPeer
+from cloister.federation.layout import ModelBuffer
+from cloister.federation.line import Line
+from cloister.federation.messages import UpdateHeader, decode_header
 from cloister.ratls.enrolling import enrol
 from cloister.ratls.node import Node
 
@@ -39,6 +44,7 @@ ADMISSION_LIFE = timedelta(hours=12)  # the plan's default
 # however long the suite has run.
 EARLY = START - ADMISSION_LIFE + timedelta(hours=1)
 FEATURES = 100_000  # an update of two chunks
+LARGE = 1_200_000  # of five
 
 
 def received(port: OpenServer) -> int:
@@ -63,6 +69,41 @@ def test_a_call_after_the_admission_lapsed_is_refused(
             assert port.refusals() == 3 * ["admission-lapsed"]
             assert port.coordinator.traffic.sent == 0
             assert port.files() == ["logs/aggregator.jsonl"]
+
+    run(story())
+
+
+def test_who_sends_a_large_update_at_once_after_a_lapse_hears_that_it_lapsed(
+    run: Run, server: Node, alice: Node, bob: Node, tmp_path: Path
+) -> None:
+    """Only then does it attest again. Its chunks are on their way already."""
+
+    async def story() -> None:
+        async with (
+            open_server(server, tmp_path, features=LARGE) as port,
+            admitted_channel(port, alice) as channel,
+            admitted_channel(port, bob) as other,
+        ):
+            await begin_round(port, channel, other)
+            out = port.coordinator._published
+            assert out is not None
+            assert out.header.at_once
+            update = ModelBuffer(port.coordinator.model.layout)
+            peer = next(iter(port.ports.table._by_key.values())).peer
+            line = Line(
+                channel,
+                peer,
+                model=ModelBuffer(update.layout),
+                wire=port.coordinator.wire,
+            )
+            header = decode_header(update_for(port, alice)[0], UpdateHeader)
+            port.ports.table.advance(10**6)
+            for _ in range(40):
+                with pytest.raises(RefusedByPeer) as caught:
+                    await line.contribute(header, update, at_once=True)
+                assert caught.value.code == "admission-lapsed"
+            assert received(port) == 0
+            assert held_bytes() == 0
 
     run(story())
 

@@ -90,8 +90,12 @@ class Course:
 
     @property
     def at_once(self) -> bool:
-        """Whether there is a place for everybody's update, so that none need wait."""
-        return self.seats <= PLACES
+        """Whether there is a place for everybody's update, so that none need wait.
+
+        For every party's, not every seat's: seats may be given once more while those
+        who had them still send.
+        """
+        return len(self.parties) <= PLACES
 
     @property
     def rules(self) -> RunRules:

@@ -105,6 +105,7 @@ class Line:
                 keep to the order of the call.
             RefusedByPeer: If it does not let this node take part.
         """
+        at_once = at_once and self._wire.chunk_count > 0
         with _conversation(self._contribute()) as call:
             if at_once:
                 first = self._wire.encode(update, 0)

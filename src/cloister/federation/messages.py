@@ -1,7 +1,7 @@
 """What travels on the training port beside raw chunks.
 
     Receive     ModelRequest                 -> ModelHeader, chunks
-    Contribute  UpdateHeader, chunks         -> UpdateWanted, ModelHeader, chunks
+    Contribute  UpdateHeader, chunks         -> [UpdateWanted,] ModelHeader, chunks
     Finish      FinalReport                  -> Finished
 
 A stream begins with one header; every later message is a raw slice of the model

@@ -165,7 +165,9 @@ class TrainingService(grpc.GenericRpcHandler):
 
     async def _contribute(self, messages: Messages, context: Context) -> None:
         guard = None
-        call = _Contribution(messages=messages, context=context)
+        # Where updates come at once, chunks may be on their way before one is read.
+        at_once = self._coordinator.first_chunk_bytes > 0
+        call = _Contribution(messages=messages, context=context, wanted=at_once)
         try:
             guard = Guard(context, self._table)
             with self._limits.call(guard.peer):
@@ -182,6 +184,7 @@ class TrainingService(grpc.GenericRpcHandler):
                 await self._drain(messages)
             await self._refuse(context, error, guard)
         except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
+            call.first_chunk = None
             await self._refuse(context, unforeseen(error), guard)
 
     async def _finish(self, request: bytes, context: Context) -> bytes:

@@ -79,6 +79,15 @@ def test_a_quorum_and_a_sample_are_rules_of_the_machine() -> None:
     )
 
 
+def test_updates_come_at_once_only_where_no_party_can_be_without_a_place() -> None:
+    """With two seats of three parties a third may get one while both still send."""
+    assert course_of(plan_of(plan_tree())).at_once
+    tree = average(add_worker(plan_tree(), "carol"))
+    course = course_of(plan_of(with_quorum(tree, 2, sample=2)))
+    assert course.seats == 2
+    assert not course.at_once
+
+
 def test_in_sync_sgd_the_schedule_is_the_servers() -> None:
     course = course_of(plan_of(plan_tree()))
     assert [course.server_rate(n) for n in (1, 2, 3)] == [0.25, 0.5, 0.5]

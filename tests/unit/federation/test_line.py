@@ -327,6 +327,27 @@ def test_an_update_that_is_wanted_at_once_goes_up_without_a_word_of_the_server(
     assert heard[1:] == chunks[1:]
 
 
+def test_an_update_of_nothing_has_no_chunk_to_bring_at_once(
+    run: Run, scene: Scene
+) -> None:
+    nothing = ModelBuffer(layout_of({}, {}))
+    header = msgspec.structs.replace(update_header(), layout=nothing.layout.digest())
+    heard: list[bytes] = []
+
+    async def script(context: Context) -> None:
+        heard.extend(await listen_to(context, 1))
+        await context.write(WANTED)
+        assert await listen_to(context) == []
+        await context.write(model_header(layout=nothing.layout.digest()))
+
+    async def story() -> None:
+        scene.server.script = script
+        await scene.line(nothing).contribute(header, nothing, at_once=True)
+
+    run(story())
+    assert decode_header(heard[0], UpdateHeader) == header
+
+
 def test_no_chunk_is_made_before_the_update_is_wanted(run: Run, scene: Scene) -> None:
     wire = Counting(SMALL, chunk_bytes=8)
 

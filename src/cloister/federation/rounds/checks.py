@@ -1,7 +1,7 @@
 """What a message must say to count, beside who sends it and when (`machine.py`).
 
-These look at headers alone, before any chunk is asked for. An update's values are
-looked at as they come (`wire_format.py`).
+These look at headers alone, before any chunk is asked for or taken. An update's values
+are looked at as they come (`wire_format.py`).
 """
 
 from __future__ import annotations
