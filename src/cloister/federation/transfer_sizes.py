@@ -13,8 +13,9 @@ from typing import Final
 
 _KIB: Final = 1024
 
-# So many workers may have what is fastest.
-MOST_FEW: Final = 64
+# So many workers may have what is fastest; and so many, what is nearly so.
+MOST_FEW: Final = 32
+MOST_SOME: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,9 @@ class TransferSizes:
 FEW: Final = TransferSizes(
     chunk_bytes=1024 * _KIB, window_bytes=1024 * _KIB, read_bytes=8 * _KIB
 )
+SOME: Final = TransferSizes(
+    chunk_bytes=512 * _KIB, window_bytes=512 * _KIB, read_bytes=8 * _KIB
+)
 MANY: Final = TransferSizes(
     chunk_bytes=256 * _KIB, window_bytes=128 * _KIB, read_bytes=128 * _KIB
 )
@@ -44,4 +48,6 @@ MANY: Final = TransferSizes(
 
 def transfer_sizes(workers: int) -> TransferSizes:
     """Returns the sizes for a run of so many workers."""
-    return FEW if workers <= MOST_FEW else MANY
+    if workers <= MOST_FEW:
+        return FEW
+    return SOME if workers <= MOST_SOME else MANY

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cloister.federation.layout import layout_of
-from cloister.federation.transfer_sizes import FEW, MANY, MOST_FEW
+from cloister.federation.transfer_sizes import FEW, MANY, MOST_FEW, MOST_SOME, SOME
 from cloister.federation.wire_format import (
     Bfloat16,
     Float32,
@@ -31,6 +31,11 @@ def test_a_plan_names_the_format(
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_with_many_workers_chunks_are_smaller(name: Wire) -> None:
     layout = layout_of({"w": np.zeros(8)}, {})
-    for workers, sizes in ((MOST_FEW, FEW), (MOST_FEW + 1, MANY)):
+    for workers, sizes in (
+        (MOST_FEW, FEW),
+        (MOST_FEW + 1, SOME),
+        (MOST_SOME, SOME),
+        (MOST_SOME + 1, MANY),
+    ):
         wire = wire_format(name, layout, workers=workers)
         assert wire.chunk_bytes == sizes.chunk_bytes
