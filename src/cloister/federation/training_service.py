@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
 import grpc
@@ -95,7 +95,7 @@ class _Contribution:
     messages: Messages
     context: Context
     wanted: bool = False
-    first_chunk: bytes | None = None
+    first_chunk: bytes | None = field(default=None, repr=False)
 
     def take_first_chunk(self) -> bytes | None:
         """Returns what came with the header, once; nothing of it is kept."""
