@@ -215,6 +215,7 @@ def test_epochs_and_marks_outlive_processes_that_were_killed(
     again.wait_for("listening")
 
 
+@pytest.mark.long
 def test_a_worker_without_a_platform_trains_where_the_plan_says_so(
     deployment: Deployment,
 ) -> None:

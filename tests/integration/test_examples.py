@@ -12,7 +12,9 @@ from tests.integration.conftest import LIMIT_SECONDS
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.parametrize("name", ["softmax", "own_strategy"])
+@pytest.mark.parametrize(
+    "name", ["softmax", pytest.param("own_strategy", marks=pytest.mark.long)]
+)
 def test_an_example_trains_three_hospitals(name: str, tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, str(EXAMPLES / name / "run.py"), str(tmp_path / "run")],

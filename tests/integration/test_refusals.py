@@ -232,9 +232,9 @@ def test_a_task_that_fails_is_named_with_its_line(deployment: Deployment) -> Non
     "moment",
     [
         "custodian-listening",
-        "listening",
         "round",
         "finished",
+        pytest.param("listening", marks=pytest.mark.long),
         pytest.param("node-measured", marks=pytest.mark.long),
         pytest.param("server-attested", marks=pytest.mark.long),
     ],
