@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 import grpc
@@ -28,6 +28,7 @@ from cloister.errors import (
 from cloister.federation.audit import CallAudit
 from cloister.federation.audit_records import Participant
 from cloister.federation.call_limits import CallLimits
+from cloister.federation.contribution import Context, Contribution, Messages
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.countersigning import verify_participant
 from cloister.federation.intake import Intake
@@ -61,8 +62,6 @@ _DRAIN_SECONDS = 10.0
 # Longest that one chunk may take to be taken: others may wait for its memory.
 _STALL_SECONDS = 60.0
 
-Messages = AsyncIterator[bytes]
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
@@ -79,28 +78,6 @@ class _Transfer:
     key: Spki
     limit: asyncio.Timeout
     over: asyncio.Event
-
-
-@dataclass(slots=True, kw_only=True)
-class _Contribution:
-    """A call that brings an update.
-
-    Attributes:
-        messages: What the worker sends.
-        context: The call.
-        wanted: Whether it may send chunks; then they may be on their way.
-        first_chunk: What came with its header, until that is taken.
-    """
-
-    messages: Messages
-    context: Context
-    wanted: bool = False
-    first_chunk: bytes | None = field(default=None, repr=False)
-
-    def take_first_chunk(self) -> bytes | None:
-        """Returns what came with the header, once; nothing of it is kept."""
-        first, self.first_chunk = self.first_chunk, None
-        return first
 
 
 class TrainingService(grpc.GenericRpcHandler):
@@ -167,7 +144,7 @@ class TrainingService(grpc.GenericRpcHandler):
         guard = None
         # Where updates come at once, chunks may be on their way before one is read.
         at_once = self._coordinator.first_chunk_bytes > 0
-        call = _Contribution(messages=messages, context=context, wanted=at_once)
+        call = Contribution(messages=messages, context=context, wanted=at_once)
         try:
             guard = Guard(context, self._table)
             with self._limits.call(guard.peer):
@@ -201,7 +178,7 @@ class TrainingService(grpc.GenericRpcHandler):
             await self._refuse(context, unforeseen(error), guard)
         return encode_header(Finished())
 
-    async def _take_and_answer(self, call: _Contribution, guard: Guard) -> None:
+    async def _take_and_answer(self, call: Contribution, guard: Guard) -> None:
         party = guard.peer.party
         header, by = await self._header(call, guard)
         with self._coordinator.waiting(party):
@@ -211,7 +188,7 @@ class TrainingService(grpc.GenericRpcHandler):
         await self._send(model, call.context, guard)
 
     async def _header(
-        self, call: _Contribution, guard: Guard
+        self, call: Contribution, guard: Guard
     ) -> tuple[UpdateHeader, Participant]:
         """Returns the header of an update that can count, and whose it is."""
         party = guard.peer.party
@@ -233,7 +210,7 @@ class TrainingService(grpc.GenericRpcHandler):
 
     async def _take_update(
         self,
-        call: _Contribution,
+        call: Contribution,
         guard: Guard,
         header: UpdateHeader,
         by: Participant,
@@ -262,7 +239,7 @@ class TrainingService(grpc.GenericRpcHandler):
         )
 
     async def _whole_update(
-        self, call: _Contribution, guard: Guard, intake: Intake, place: Place
+        self, call: Contribution, guard: Guard, intake: Intake, place: Place
     ) -> Update:
         receiver = Receiver(self._coordinator.wire, limits=intake.limits)
         place.drop = receiver.drop
