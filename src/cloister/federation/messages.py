@@ -93,6 +93,10 @@ class ModelHeader(Header, frozen=True, kw_only=True):
     at_once: bool = False
     first_chunk: bytes | None = None
 
+    @override
+    def __repr__(self) -> str:
+        return f"ModelHeader(round {self.round})"  # a chunk is of the model itself
+
 
 class UpdateHeader(Header, frozen=True, kw_only=True):
     """One worker's update for a round; chunks follow.

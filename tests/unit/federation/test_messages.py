@@ -143,6 +143,12 @@ def test_a_value_out_of_bounds_is_refused(
     refusal(raw, type(header))
 
 
+def test_a_header_is_printed_without_the_chunk_that_it_brings() -> None:
+    for header in (HEADERS[2], HEADERS[3]):
+        bringing = msgspec.structs.replace(header, first_chunk=b"a chunk")
+        assert "a chunk" not in repr(bringing)
+
+
 def test_an_oversized_header_is_refused_before_it_is_parsed() -> None:
     for kind in KINDS:
         assert refusal(bytes(MAX_HEADER_BYTES + 1), kind).code == "header-size"
