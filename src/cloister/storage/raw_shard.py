@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from cloister.errors import ConfigError, StorageError
+from cloister.errors import StorageError
 from cloister.storage.raw_files import FILE_PATTERNS, SplitBytes, digest, read_splits
+from cloister.storage.record_layout import check_schema, outside_bound, unpack
 from cloister.storage.records import (
     Batch,
     DataSource,
@@ -94,7 +95,7 @@ def open_raw_shard(directory: Path, schema: Schema) -> RawShard:
         StorageError: If a file cannot be read, is cut off, or holds an integer at or
             above its field's bound; or if a split has no records.
     """
-    _check_schema(schema)
+    check_schema(schema)
     splits = read_splits(directory)
     tables = {name: _records(directory, name, splits[name], schema) for name in splits}
     return RawShard(tables, digest(splits))
@@ -131,25 +132,10 @@ def _records(
             got="0 bytes",
             remedy="Give the party some data, or leave it out of the plan.",
         )
-    columns = _columns(content.data.reshape(-1, record_bytes), schema)
+    columns = unpack(content.data.reshape(-1, record_bytes), schema)
     for field in schema.fields:
         _check_range(directory, content, field, columns[field.name])
     return RawRecords(columns)
-
-
-def _columns(table: NDArray[np.uint8], schema: Schema) -> Batch:
-    columns: Batch = {}
-    at = 0
-    for field in schema.fields:
-        # The bytes of one field in every row, seen as its type: nothing is copied.
-        column = table[:, at : at + field.size_bytes].view(_dtype(field))
-        columns[field.name] = column.reshape(len(table), *field.shape)
-        at += field.size_bytes
-    return columns
-
-
-def _dtype(field: Field) -> np.dtype[np.generic]:
-    return np.dtype(field.dtype).newbyteorder("<")
 
 
 def _check_range(
@@ -157,8 +143,7 @@ def _check_range(
 ) -> None:
     if field.below is None:
         return
-    within = np.greater_equal(column, 0) & np.less(column, field.below)
-    outside = ~within.reshape(len(column), -1)
+    outside = outside_bound(column, field.below).reshape(len(column), -1)
     bad = np.flatnonzero(outside.any(axis=1))
     if not bad.size:
         return
@@ -175,32 +160,4 @@ def _check_range(
         expected=f"0 to {field.below - 1}",
         got=str(value),
         remedy="Correct the record, or the bound in the task's schema.",
-    )
-
-
-def _check_schema(schema: Schema) -> None:
-    """Refuses a schema that no stored record can follow."""
-    names = [field.name for field in schema.fields]
-    if len(set(names)) != len(names):
-        raise _schema_error("field names repeat", got=", ".join(names))
-    for field in schema.fields:
-        try:
-            kind = np.dtype(field.dtype).kind
-        except TypeError as error:
-            raise _schema_error(f"field {field.name}", got=field.dtype) from error
-        if kind not in "iuf":
-            raise _schema_error(f"field {field.name}", got=field.dtype)
-        if field.size_bytes < 1:
-            raise _schema_error(f"field {field.name} is empty", got=str(field.shape))
-    if not schema.fields:
-        raise _schema_error("no fields", got="none")
-
-
-def _schema_error(what: str, *, got: str) -> ConfigError:
-    return ConfigError(
-        f"the task's schema cannot describe stored records: {what}",
-        code="schema-invalid",
-        expected="fields of distinct names and integer or floating-point types",
-        got=got,
-        remedy="Correct schema() in the task.",
     )
