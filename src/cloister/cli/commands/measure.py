@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -17,22 +18,34 @@ from cloister.attestation.platforms.measurement import (
 )
 from cloister.cli.interpreter import isolated_path
 from cloister.cli.output import write_json
+from cloister.cli.plan_measurements import with_measurements
+from cloister.cli.quote_file import read_bytes
 from cloister.cli.sources import read_sources
-from cloister.plan.plan import Plan, Role, read_plan
+from cloister.errors import StorageError
+from cloister.plan.plan import Plan, Role, parse_plan, read_plan
+from cloister.storage.whole_file import write_whole
 
 
 @click.command("measure")
 @click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
+@click.option(
+    "--write", is_flag=True, help="Put the values into PLAN's policies as well."
+)
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
-def command(*, plan_path: Path, as_json: bool) -> None:
+def command(*, plan_path: Path, write: bool, as_json: bool) -> None:
     """Print what a node of each role would measure.
 
     That is its interpreter, every installed file, and the source files that PLAN names:
     the task's, and its own strategy's if it has one.
+
+    With --write the plan asks for just that afterwards. It has another hash then:
+    nobody has signed it.
     """
     plan = read_plan(plan_path)
     machine = measure_roles(plan, plan_path)
     installation, measured = machine.installation, machine.measured
+    if write:
+        _rewrite(plan_path, measured)
     if as_json:
         write_json({role: _values(m) for role, m in measured.items()})
         return
@@ -78,6 +91,26 @@ def measure_roles(plan: Plan, plan_path: Path) -> MeasuredMachine:
             for role in get_args(Role)
         },
     )
+
+
+def _rewrite(plan_path: Path, measured: Mapping[Role, Measurement]) -> None:
+    """Puts measurements into a plan's file.
+
+    Raises:
+        ConfigError: If it is not clear where.
+        StorageError: If the file cannot be written.
+    """
+    text = with_measurements(read_bytes(plan_path).decode(), measured).encode()
+    # What is written must be what `run` accepts.
+    parse_plan(text)
+    try:
+        write_whole(plan_path, text)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the plan {plan_path}",
+            code="output-unwritable",
+            got=error.strerror or "an error",
+        ) from error
 
 
 def _values(measurement: Measurement) -> dict[str, str | int]:
