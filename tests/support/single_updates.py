@@ -175,6 +175,12 @@ def veiled(values: ModelBuffer) -> Veiled:
     return Veiled(marks=tuple(_veil(mark) for mark in marks))
 
 
+def veiled_bytes(mark: bytes) -> Veiled:
+    """Returns bytes to look for; as many as can be told from noise."""
+    assert len(mark) == _MARK_BYTES
+    return Veiled(marks=(_veil(mark),))
+
+
 def reported(examples: int = 1, **sums: float) -> EvaluationReport:
     """Returns an evaluation."""
     return EvaluationReport(examples=examples, sums=sums)

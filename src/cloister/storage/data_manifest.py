@@ -1,50 +1,40 @@
-"""The manifest of a sealed data set: what is in it, and whose signature says so.
+"""The manifest of a sealed data set: what is in it, in a form with one spelling.
 
 Form: ``docs/spec/sealed-data.md``. It lies in the clear, for hosts and auditors may
 know how many records of which shape a party has; it holds nothing that follows from
-their values but the bounds of integer fields. Its digest stands in the plan.
+their values. What this module does not do: say whose
+it is; that is `manifest_signature`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
 
 from cloister.errors import ConfigError, StorageError
-from cloister.storage.dsse import Envelope, encode_envelope, pae, parse_envelope
 from cloister.storage.record_cipher import DATASET_ID_BYTES
-from cloister.storage.record_layout import check_schema
+from cloister.storage.record_layout import (
+    MAX_BOUND,
+    MAX_DIMENSIONS,
+    MAX_RECORD_BYTES,
+    check_schema,
+)
 from cloister.storage.records import Field, Schema, SplitName
 
-PAYLOAD_TYPE: Final = "application/vnd.cloister.data.v1+json"
 MAX_MANIFEST_BYTES: Final = 1024 * 1024  # thousands of fields
 SPLITS: Final[tuple[SplitName, ...]] = ("train", "held-out")
-MAX_BOUND: Final = 2**63 - 1  # what JSON readers take for an integer
 _MAX_NUMBER = 2**53  # which every JSON reader keeps exactly
-_MAX_RECORD_BYTES = 2**30
+# In base64, and with the rest of its envelope, it is within `MAX_MANIFEST_BYTES`.
+_MAX_PAYLOAD_BYTES: Final = MAX_MANIFEST_BYTES * 3 // 4 - 1024
+
+_MAX_SHOWN = 200  # characters of what is wrong
 
 _Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Count = Annotated[int, Meta(ge=0, le=_MAX_NUMBER)]
 _Word = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}\Z")]
-
-
-class ManifestSigner(Protocol):
-    """The owner's key."""
-
-    @property
-    def owner(self) -> str:
-        """Its public half, ``ed25519:`` and 64 hex digits."""
-        ...
-
-    def sign(self, message: bytes, /) -> bytes:
-        """Returns an Ed25519 signature over `message`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +43,7 @@ class Manifest:
 
     Attributes:
         dataset_id: Random, made when it was sealed.
-        schema: The fields of a record; every integer field has a bound where its
-            values allow one.
+        schema: The fields of a record, with the bounds that their format has.
         train: Records of split ``train``.
         held_out: Records of split ``held-out``.
         key: Name of the data key (`keys.key_id`).
@@ -80,86 +69,100 @@ class Manifest:
         return self.train + self.held_out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedManifest:
-    """A manifest whose signature holds, under the key that it names itself.
+def check_describable(schema: Schema, *, source: str) -> None:
+    """Checks, before anything is sealed, that a manifest can tell of it.
 
-    Whose key that is says the plan: compare `digest` with what the plan pins.
+    Whatever the counts are that are found while records are sealed.
 
-    Attributes:
-        manifest: What was signed.
-        digest: ``sha256:`` and 64 hex digits over what is signed; the plan's ``data``.
-    """
-
-    manifest: Manifest
-    digest: str
-
-
-def sign_manifest(manifest: Manifest, *, signer: ManifestSigner) -> bytes:
-    """Returns the signed manifest, one line of JSON without a newline.
+    Args:
+        schema: The fields, checked (`record_layout.check_schema`).
+        source: The source's format.
 
     Raises:
         StorageError: If the schema is too large to be written (``data-too-large``).
-        RuntimeError: If `signer` is not the manifest's owner; a bug of the caller.
     """
-    if signer.owner != manifest.owner:
-        raise RuntimeError("a manifest is signed by the owner that it names")
-    payload = msgspec.json.encode(_form_of(manifest))
-    _parse_payload(payload)
-    signature = signer.sign(pae(payload, payload_type=PAYLOAD_TYPE))
-    line = encode_envelope(
-        Envelope(
-            payload=payload,
-            payload_type=PAYLOAD_TYPE,
-            keyid=manifest.owner,
-            signature=signature,
+    payload_of(
+        Manifest(
+            dataset_id=bytes(DATASET_ID_BYTES),
+            schema=schema,
+            train=_MAX_NUMBER,
+            held_out=_MAX_NUMBER,
+            key=f"sha256:{'0' * 64}",
+            owner=f"ed25519:{'0' * 64}",
+            source=source,
         )
     )
-    if len(line) > MAX_MANIFEST_BYTES:
+
+
+def payload_of(manifest: Manifest) -> bytes:
+    """Returns a manifest as it is signed: JSON in its one spelling.
+
+    Raises:
+        StorageError: If the schema is too large to be written (``data-too-large``).
+    """
+    payload = msgspec.json.encode(_form_of(manifest))
+    if len(payload) > _MAX_PAYLOAD_BYTES:
         raise StorageError(
             "the data set's manifest is too large to be written",
             code="data-too-large",
-            expected=f"at most {MAX_MANIFEST_BYTES} bytes",
-            got=str(len(line)),
+            expected=f"at most {_MAX_PAYLOAD_BYTES} bytes",
+            got=str(len(payload)),
             remedy="Use fewer fields: one field can have many values.",
         )
-    return line
+    # What this program writes it also reads.
+    parse_payload(payload)
+    return payload
 
 
-def verify_manifest(unverified: bytes) -> SignedManifest:
-    """Returns the manifest on one line, if what it names as its owner signed it.
-
-    1. It is one envelope of a manifest, spelled as `sign_manifest` does.
-    2. The envelope names the owner's key.
-    3. The signature over it is that key's.
-
-    Left to the caller: whether that is the right owner, and the right data set.
+def parse_payload(payload: bytes) -> Manifest:
+    """Returns the manifest that `payload_of` writes so; anybody may have written it.
 
     Raises:
-        StorageError: If it is none (``data-malformed``), or its signature does not
-            hold (``data-signature``).
+        StorageError: If it is none (``data-malformed``).
     """
-    # Step 1
     try:
-        envelope = parse_envelope(unverified)
-    except StorageError as error:
-        raise _malformed(error.got) from error
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise _malformed(f"payload type {envelope.payload_type}")
-    manifest = _parse_payload(envelope.payload)
-    # Step 2
-    if envelope.keyid != manifest.owner:
-        raise _forged("an envelope of another key")
-    # Step 3
-    key = Ed25519PublicKey.from_public_bytes(
-        bytes.fromhex(manifest.owner.removeprefix("ed25519:"))
+        form = msgspec.json.decode(payload, type=_Form)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise malformed(str(error)) from error
+    except RecursionError as error:
+        raise malformed("nested too deeply") from error
+    if msgspec.json.encode(form) != payload:
+        raise malformed("spelled in another way")
+    schema = Schema(
+        fields=tuple(
+            Field(name=f.name, dtype=f.dtype, shape=f.shape, below=f.below)
+            for f in form.schema
+        )
     )
     try:
-        key.verify(envelope.signature, envelope.signed)
-    except InvalidSignature as error:
-        raise _forged("a signature that does not hold") from error
-    digest = hashlib.sha256(envelope.signed).hexdigest()
-    return SignedManifest(manifest=manifest, digest=f"sha256:{digest}")
+        check_schema(schema)
+    except ConfigError as error:
+        raise malformed(f"{error.what}: {error.got}") from error
+    return Manifest(
+        dataset_id=bytes.fromhex(form.id),
+        schema=schema,
+        train=form.splits.train,
+        held_out=form.splits.held_out,
+        key=form.key,
+        owner=form.owner,
+        source=form.source,
+    )
+
+
+def malformed(got: str) -> StorageError:
+    """Returns the error for what is no manifest.
+
+    Args:
+        got: What came instead; parsers quote what anybody may have written.
+    """
+    shown = "".join(c if c.isprintable() else "?" for c in got[:_MAX_SHOWN])
+    return StorageError(
+        "this is no manifest of a sealed data set",
+        code="data-malformed",
+        expected="a manifest as `cloister data seal` writes it",
+        got=shown,
+        remedy="Copy the sealed data set again.",
+    )
 
 
 class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,7 +178,11 @@ class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class _FieldForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=256)]
     dtype: Annotated[str, Meta(pattern=r"^[a-z]+[0-9]+\Z", max_length=16)]
-    shape: tuple[Annotated[int, Meta(ge=1, le=_MAX_RECORD_BYTES)], ...]
+    # Bounded before anything multiplies them.
+    shape: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=MAX_RECORD_BYTES)], ...],
+        Meta(max_length=MAX_DIMENSIONS),
+    ]
     below: Annotated[int, Meta(ge=1, le=MAX_BOUND)] | None
 
 
@@ -198,60 +205,4 @@ def _form_of(manifest: Manifest) -> _Form:
         key=manifest.key,
         owner=manifest.owner,
         source=manifest.source,
-    )
-
-
-def _parse_payload(payload: bytes) -> Manifest:
-    try:
-        form = msgspec.json.decode(payload, type=_Form)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _malformed(str(error)) from error
-    except RecursionError as error:
-        raise _malformed("nested too deeply") from error
-    if msgspec.json.encode(form) != payload:
-        raise _malformed("spelled in another way")
-    schema = Schema(
-        fields=tuple(
-            Field(name=f.name, dtype=f.dtype, shape=f.shape, below=f.below)
-            for f in form.schema
-        )
-    )
-    try:
-        check_schema(schema)
-    except ConfigError as error:
-        raise _malformed(f"{error.what}: {error.got}") from error
-    # Products of shapes are Python's integers and do not overflow.
-    if schema.record_bytes > _MAX_RECORD_BYTES:
-        raise _malformed(f"records of {schema.record_bytes} bytes")
-    dataset_id = bytes.fromhex(form.id)
-    if len(dataset_id) != DATASET_ID_BYTES:
-        raise RuntimeError("the pattern gives its length")
-    return Manifest(
-        dataset_id=dataset_id,
-        schema=schema,
-        train=form.splits.train,
-        held_out=form.splits.held_out,
-        key=form.key,
-        owner=form.owner,
-        source=form.source,
-    )
-
-
-def _malformed(got: str) -> StorageError:
-    return StorageError(
-        "this is no manifest of a sealed data set",
-        code="data-malformed",
-        expected="a manifest as `cloister data seal` writes it",
-        got=got,
-        remedy="Copy the sealed data set again.",
-    )
-
-
-def _forged(got: str) -> StorageError:
-    return StorageError(
-        "the data set's manifest is not signed by the owner that it names",
-        code="data-signature",
-        expected="the owner's signature",
-        got=got,
-        remedy="Copy the sealed data set again; if that does not help, do not use it.",
     )

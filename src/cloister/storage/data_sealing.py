@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.errors import StorageError
-from cloister.storage.data_manifest import (
-    MAX_BOUND,
-    SPLITS,
-    Manifest,
+from cloister.storage.data_manifest import SPLITS, Manifest, check_describable
+from cloister.storage.keys import Secret, key_id
+from cloister.storage.manifest_signature import (
     ManifestSigner,
     sign_manifest,
     verify_manifest,
 )
-from cloister.storage.keys import Secret, key_id
 from cloister.storage.record_cipher import DATASET_ID_BYTES, RecordCipher
 from cloister.storage.record_layout import (
     check_schema,
@@ -76,31 +74,23 @@ def seal_data(
 
     Raises:
         ConfigError: If the schema cannot describe stored records.
-        StorageError: If the source cannot be read, has no records to train on
-            (``data-empty``), holds a value out of its bound
-            (``data-value-out-of-range``); or if `path` exists (``data-exists``) or
-            cannot be written (``data-unwritable``).
+        StorageError: If the source cannot be read, has no records (``data-empty``),
+            holds a value out of its bound (``data-value-out-of-range``) or more fields
+            than a manifest has room for (``data-too-large``); or if `path` exists
+            (``data-exists``) or cannot be written (``data-unwritable``).
     """
     schema = check_schema(stream.schema)
-    if path.exists():
-        raise StorageError(
-            f"{path} exists already",
-            code="data-exists",
-            expected="a new file",
-            remedy="Remove it, or give another name: a plan may pin it.",
-        )
+    check_describable(schema, source=stream.format)
     dataset_id = secrets.token_bytes(DATASET_ID_BYTES)
     cipher = RecordCipher(key, dataset_id=dataset_id, layout=layout_digest(schema))
-    bounds = _Bounds(schema)
     try:
+        _check_new(path)
         with whole_file(path) as file:
             file.write(MAGIC)
-            counts = _seal_chunks(
-                stream, schema, cipher, bounds, file, on_records=on_records
-            )
+            counts = _seal_chunks(stream, schema, cipher, file, on_records=on_records)
             manifest = Manifest(
                 dataset_id=dataset_id,
-                schema=bounds.found(),
+                schema=schema,
                 train=counts["train"],
                 held_out=counts["held-out"],
                 key=key_id("data", key),
@@ -111,6 +101,8 @@ def seal_data(
             file.write(line)
             file.write(len(line).to_bytes(LENGTH_BYTES, "little") + END)
             size_bytes = file.tell()
+            # Sealing may have taken hours, in which another began with this name.
+            _check_new(path)
     except OSError as error:
         raise StorageError(
             f"cannot write the sealed data set {path}",
@@ -126,11 +118,20 @@ def seal_data(
     )
 
 
+def _check_new(path: Path) -> None:
+    if path.is_symlink() or path.exists():
+        raise StorageError(
+            f"{path} exists already",
+            code="data-exists",
+            expected="a new file",
+            remedy="Remove it, or give another name: a plan may pin it.",
+        )
+
+
 def _seal_chunks(
     stream: RecordStream,
     schema: Schema,
     cipher: RecordCipher,
-    bounds: _Bounds,
     file: BinaryIO,
     *,
     on_records: Callable[[int], None],
@@ -138,10 +139,12 @@ def _seal_chunks(
     counts: Counter[SplitName] = Counter()
     for chunk in _in_order(stream.chunks()):
         first = counts[chunk.split]
-        bounds.check(chunk, first=first)
+        records = pack(chunk.columns, schema)
+        for field in schema.fields:
+            _check_bound(field, chunk.columns[field.name], chunk.split, first=first)
         file.writelines(
             cipher.seal(record.tobytes(), split=chunk.split, index=index)
-            for index, record in enumerate(pack(chunk.columns, schema), start=first)
+            for index, record in enumerate(records, start=first)
         )
         counts[chunk.split] += len(chunk)
         on_records(counts.total())
@@ -163,38 +166,6 @@ def _in_order(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             raise RuntimeError("a format yields the training records first")
         place = SPLITS.index(chunk.split)
         yield chunk
-
-
-class _Bounds:
-    """Checks integer fields against their bounds, and finds those that have none."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-        self._below: dict[str, int] = {}
-        self._negative: set[str] = set()
-
-    def check(self, chunk: Chunk, *, first: int) -> None:
-        for field in self._schema.fields:
-            column = chunk.columns[field.name]
-            if column.dtype.kind not in "iu" or not len(column):
-                continue
-            if field.below is not None:
-                _check_bound(field, column, chunk.split, first=first)
-                continue
-            if int(column.min()) < 0:
-                self._negative.add(field.name)
-            above = int(column.max()) + 1
-            self._below[field.name] = max(self._below.get(field.name, 0), above)
-
-    def found(self) -> Schema:
-        """Returns the schema with the bounds that all values keep."""
-        return Schema(fields=tuple(self._bounded(f) for f in self._schema.fields))
-
-    def _bounded(self, field: Field) -> Field:
-        below = self._below.get(field.name)
-        if below is None or field.name in self._negative or below > MAX_BOUND:
-            return field
-        return replace(field, below=below)
 
 
 def _check_bound(

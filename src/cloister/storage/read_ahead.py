@@ -7,6 +7,7 @@ in which order, does not change: only when. One batch is held ahead, no more.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,12 @@ class RecordsAhead(Records):
         thread: One thread.
     """
 
-    __slots__ = ("_expected", "_records", "_thread")
+    __slots__ = ("_expected", "_lock", "_records", "_thread")
 
     def __init__(self, records: Records, thread: ThreadPoolExecutor) -> None:
         self._records = records
         self._thread = thread
+        self._lock = Lock()
         self._expected: tuple[NDArray[np.int64], Future[Batch]] | None = None
 
     @override
@@ -37,6 +39,10 @@ class RecordsAhead(Records):
     def expect(self, indices: NDArray[np.int64]) -> None:
         """Begins to read the records at `indices`; what was expected is dropped."""
         wanted = indices.copy()
+        dropped = self._take()
+        if dropped is not None:
+            # Not begun yet, it would only keep what is wanted waiting.
+            dropped[1].cancel()
         self._expected = wanted, self._thread.submit(self._records.read, wanted)
 
     @override
@@ -46,10 +52,16 @@ class RecordsAhead(Records):
         Raises:
             StorageError: If a record cannot be read whole and authentic.
         """
-        expected, self._expected = self._expected, None
+        expected = self._take()
         if expected is not None and np.array_equal(expected[0], indices):
             return expected[1].result()
         return self._thread.submit(self._records.read, indices).result()
+
+    def _take(self) -> tuple[NDArray[np.int64], Future[Batch]] | None:
+        """Returns what is expected, to one caller only: a batch may be written to."""
+        with self._lock:
+            expected, self._expected = self._expected, None
+            return expected
 
 
 class SourceAhead(DataSource):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from typing import Final
 
 import cbor2
 import numpy as np
@@ -11,30 +13,47 @@ from numpy.typing import NDArray
 from cloister.errors import ConfigError
 from cloister.storage.records import Batch, Field, Schema
 
-_LABEL = "cloister/record-layout/1"
+# By these names alone: each type has one spelling and one size on every machine.
+FIELD_TYPES: Final = frozenset(
+    [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+    + ["float16", "float32", "float64"]
+)
+MAX_DIMENSIONS: Final = 16  # of one record's field; NumPy has 64 in all
+MAX_RECORD_BYTES: Final = 2**30  # some of them must fit into memory
+MAX_BOUND: Final = 2**63 - 1  # what JSON readers take for an integer
+
+# Names stand in messages and on terminals, also those that a stranger made up.
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_LABEL: Final = "cloister/record-layout/1"
 
 
 def check_schema(schema: Schema) -> Schema:
     """Returns `schema`, if stored records can follow it.
 
+    1. It has fields, of distinct names of letters, digits, ``_``, ``.`` and ``-``.
+    2. Each is of one of `FIELD_TYPES`, and of at most `MAX_DIMENSIONS` dimensions,
+       none of them empty.
+    3. Bounds are from 1 to `MAX_BOUND`, and of integer fields only.
+    4. A record has at most `MAX_RECORD_BYTES`.
+
     Raises:
-        ConfigError: If it has no fields, names repeat, or a field is empty or of no
-            integer or floating-point type (``schema-invalid``).
+        ConfigError: If not (``schema-invalid``).
     """
+    # Step 1
     names = [field.name for field in schema.fields]
+    if not names:
+        raise _schema_error("no fields", got="none")
+    for number, name in enumerate(names, start=1):
+        if not _NAME.fullmatch(name):
+            raise _schema_error(f"the name of field {number}", got=ascii(name[:128]))
     if len(set(names)) != len(names):
         raise _schema_error("field names repeat", got=", ".join(names))
+    # Steps 2 and 3
     for field in schema.fields:
-        try:
-            kind = np.dtype(field.dtype).kind
-        except TypeError as error:
-            raise _schema_error(f"field {field.name}", got=field.dtype) from error
-        if kind not in "iuf":
-            raise _schema_error(f"field {field.name}", got=field.dtype)
-        if field.size_bytes < 1:
-            raise _schema_error(f"field {field.name} is empty", got=str(field.shape))
-    if not schema.fields:
-        raise _schema_error("no fields", got="none")
+        _check_field(field)
+    # Step 4
+    if schema.record_bytes > MAX_RECORD_BYTES:
+        raise _schema_error("a record is too large", got=f"{schema.record_bytes} bytes")
     return schema
 
 
@@ -99,11 +118,29 @@ def stored_dtype(field: Field) -> np.dtype[np.generic]:
     return np.dtype(field.dtype).newbyteorder("<")
 
 
+def _check_field(field: Field) -> None:
+    if field.dtype not in FIELD_TYPES:
+        raise _schema_error(f"the type of {field.name}", got=ascii(field.dtype[:32]))
+    if len(field.shape) > MAX_DIMENSIONS:
+        raise _schema_error(
+            f"the shape of {field.name}", got=f"{len(field.shape)} dimensions"
+        )
+    if any(size < 1 for size in field.shape):
+        raise _schema_error(f"field {field.name} is empty", got=str(field.shape))
+    if field.below is None:
+        return
+    if field.dtype.startswith("float") or not 1 <= field.below <= MAX_BOUND:
+        raise _schema_error(
+            f"the bound of {field.name}", got=f"{field.below} for {field.dtype}"
+        )
+
+
 def _schema_error(what: str, *, got: str) -> ConfigError:
     return ConfigError(
         f"the schema cannot describe stored records: {what}",
         code="schema-invalid",
-        expected="fields of distinct names and integer or floating-point types",
+        expected="fields of distinct plain names, of integer or floating-point types,"
+        f" bounds from 1 to {MAX_BOUND} for integers, {MAX_RECORD_BYTES} bytes at most",
         got=got,
-        remedy="Correct schema() in the task.",
+        remedy="Correct schema() in the task, or the fields of the source.",
     )

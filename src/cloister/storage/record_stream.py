@@ -44,7 +44,7 @@ class RecordStream(Protocol):
 
     @property
     def schema(self) -> Schema:
-        """The fields. A bound that is None is found while the records are sealed."""
+        """The fields; their bounds are those of the format, and no value passes one."""
         ...
 
     @property

@@ -8,24 +8,18 @@ in its place after it was copied into this process's memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self
-
-import numpy as np
-from typing_extensions import override
+from typing import Self
 
 from cloister.errors import StorageError
-from cloister.storage.data_manifest import Manifest, SignedManifest, verify_manifest
+from cloister.storage.data_manifest import Manifest
 from cloister.storage.keys import Secret, key_id
-from cloister.storage.record_cipher import TAG_BYTES, RecordCipher
+from cloister.storage.manifest_signature import SignedManifest, verify_manifest
 from cloister.storage.record_layout import layout_digest
-from cloister.storage.records import DataSource, Schema, SplitName
-from cloister.storage.sealed_file import MAGIC, HeldFile, check_length, manifest_line
-from cloister.storage.sealed_records import SealedRecords
-
-_VERIFY_RECORDS: Final = 256
+from cloister.storage.records import Schema
+from cloister.storage.sealed_data_set import SealedDataSet
+from cloister.storage.sealed_file import HeldFile, check_length, manifest_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +113,8 @@ class UnopenedData:
 
         1. The key is the one that the manifest names.
         2. The records are the task's: names, types and shapes are equal, in order, and
-           every bound that the task has, the data keeps.
+           no bound that the manifest names is wider than the task's. Where it names
+           none, values are held to the task's as they are read.
 
         Args:
             key: The data key.
@@ -137,78 +132,12 @@ class UnopenedData:
             got=key_id("data", key),
         )
         # Step 2
-        _check_schema(self.path, self.manifest.schema, schema)
-        return SealedDataSet(self.path, self._file, self.signed, key)
+        bounded = _bounded(self.path, self.manifest.schema, schema)
+        return SealedDataSet(self.path, self._file, self.signed, key, schema=bounded)
 
     def close(self) -> None:
         """Closes the file; opened records cannot be read any more."""
         self._file.close()
-
-
-class SealedDataSet(DataSource):
-    """A sealed data set with its key; made by `UnopenedData.open`.
-
-    Attributes:
-        digest: What a plan's ``data`` pins.
-    """
-
-    __slots__ = ("_splits", "digest")
-
-    def __init__(
-        self, path: Path, file: HeldFile, signed: SignedManifest, key: Secret
-    ) -> None:
-        manifest = signed.manifest
-        cipher = RecordCipher(
-            key,
-            dataset_id=manifest.dataset_id,
-            layout=layout_digest(manifest.schema),
-        )
-        size = manifest.schema.record_bytes + TAG_BYTES
-        starts: dict[SplitName, int] = {
-            "train": len(MAGIC),
-            "held-out": len(MAGIC) + manifest.train * size,
-        }
-        self.digest = signed.digest
-        self._splits = {
-            name: SealedRecords(
-                path,
-                file,
-                name,
-                start=start,
-                count=manifest.records(name),
-                schema=manifest.schema,
-                cipher=cipher,
-            )
-            for name, start in starts.items()
-        }
-
-    @override
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{name}: {len(r)}" for name, r in self._splits.items())
-        return f"SealedDataSet({sizes}, {self.digest})"
-
-    @override
-    def split(self, name: SplitName) -> SealedRecords:
-        """Returns the records of one split."""
-        return self._splits[name]
-
-    def verify(self, on_records: Callable[[int], None] = lambda _: None) -> int:
-        """Returns the number of records, after every one was opened in its place.
-
-        Args:
-            on_records: Told how many were opened in all.
-
-        Raises:
-            StorageError: If one does not open.
-        """
-        done = 0
-        for records in self._splits.values():
-            for start in range(0, len(records), _VERIFY_RECORDS):
-                stop = min(start + _VERIFY_RECORDS, len(records))
-                records.read(np.arange(start, stop))
-                done += stop - start
-                on_records(done)
-        return done
 
 
 def read_sealed_data(path: Path) -> UnopenedData:
@@ -222,9 +151,10 @@ def read_sealed_data(path: Path) -> UnopenedData:
     every record.
 
     Raises:
-        StorageError: If it cannot be read, or is not such a file (``data-missing``,
-            ``data-unreadable``, ``data-malformed``, ``data-signature``,
-            ``data-truncated``, ``data-surplus``).
+        ConfigError: If there is no such file (``data-missing``).
+        StorageError: If it cannot be read, or is not such a file (``data-unreadable``,
+            ``data-malformed``, ``data-signature``, ``data-truncated``,
+            ``data-surplus``).
     """
     file = HeldFile(path)
     try:
@@ -241,7 +171,8 @@ def read_sealed_data(path: Path) -> UnopenedData:
     return UnopenedData(path, file, signed, size)
 
 
-def _check_schema(path: Path, stored: Schema, wanted: Schema) -> None:
+def _bounded(path: Path, stored: Schema, wanted: Schema) -> Schema:
+    """Returns the stored fields, each with the narrower of both bounds."""
     remedy = "Seal the data in the task's format, or correct schema() in the task."
     if layout_digest(stored) != layout_digest(wanted):
         raise StorageError(
@@ -252,14 +183,22 @@ def _check_schema(path: Path, stored: Schema, wanted: Schema) -> None:
             remedy=remedy,
         )
     for own, field in zip(stored.fields, wanted.fields, strict=True):
-        if field.below is not None and (own.below is None or own.below > field.below):
+        if own.below is None or field.below is None:
+            continue
+        if own.below > field.below:
             raise StorageError(
                 f"{path} may hold a {field.name} that the task does not know",
                 code="data-schema",
                 expected=f"values from 0 to {field.below - 1}",
-                got="no bound" if own.below is None else f"0 to {own.below - 1}",
+                got=f"0 to {own.below - 1}",
                 remedy=remedy,
             )
+    return Schema(
+        fields=tuple(
+            own if own.below is not None else replace(own, below=field.below)
+            for own, field in zip(stored.fields, wanted.fields, strict=True)
+        )
+    )
 
 
 def _in_words(schema: Schema) -> str:

@@ -7,10 +7,11 @@ do: open records, or believe the manifest.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
-from cloister.errors import StorageError
+from cloister.errors import ConfigError, StorageError
 from cloister.storage.data_manifest import MAX_MANIFEST_BYTES, Manifest
 from cloister.storage.record_cipher import TAG_BYTES
 
@@ -23,33 +24,53 @@ _TRAILER_BYTES: Final = LENGTH_BYTES + len(END)
 class HeldFile:
     """A file that stays open: by its name another could be given tomorrow.
 
+    It is closed with the last that refers to it, at the latest.
+
     Args:
         path: The file.
 
     Raises:
-        StorageError: If it cannot be opened (``data-missing``).
+        ConfigError: If there is none (``data-missing``).
+        StorageError: If it cannot be opened (``data-unreadable``), or is no ordinary
+            file (``data-malformed``).
     """
 
     __slots__ = ("_handle", "_path")
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._handle = -1
+        # Neither a pipe nor a device is waited for, and no terminal becomes ours.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:
-            # Neither a pipe nor a device is waited for.
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise StorageError(
-                f"cannot read the sealed data set {path}",
+            self._handle = os.open(path, flags)
+            mode = os.fstat(self._handle).st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+            raise ConfigError(
+                f"there is no sealed data set {path}",
                 code="data-missing",
                 expected="a file that `cloister data seal` wrote",
-                got=error.strerror or "an error",
-                remedy="Correct the data path in the site file.",
+                remedy="Correct the path.",
             ) from error
-        self._handle = os.fdopen(handle, "rb", buffering=0)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if not stat.S_ISREG(mode):
+            self.close()
+            raise _not_sealed(path, "no ordinary file")
+
+    def __del__(self) -> None:
+        self.close()
 
     def size(self) -> int:
-        """Returns its length now."""
-        return os.fstat(self._handle.fileno()).st_size
+        """Returns its length now.
+
+        Raises:
+            StorageError: If it cannot be asked (``data-unreadable``).
+        """
+        try:
+            return os.fstat(self._handle).st_size
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def read(self, offset: int, count: int) -> bytes:
         """Returns `count` bytes from `offset` on; fewer at the end of the file.
@@ -60,24 +81,30 @@ class HeldFile:
         parts: list[bytes] = []
         try:
             while count > 0:
-                part = os.pread(self._handle.fileno(), count, offset)
+                part = os.pread(self._handle, count, offset)
                 if not part:
                     break
                 parts.append(part)
                 offset, count = offset + len(part), count - len(part)
         except OSError as error:
-            raise StorageError(
-                f"cannot read the sealed data set {self._path}",
-                code="data-unreadable",
-                expected="a disk that gives back what lies on it",
-                got=error.strerror or "an error",
-                remedy="Read it from another copy, or mend the disk.",
-            ) from error
+            raise self._unreadable(error) from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Closes it."""
-        self._handle.close()
+        """Closes it; nothing can be read any more."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
+    def _unreadable(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"cannot read the sealed data set {self._path}",
+            code="data-unreadable",
+            expected="a file that this user may read, on a disk that gives back what"
+            " lies on it",
+            got=error.strerror or "an error",
+            remedy="Correct its permissions, or read it from another copy.",
+        )
 
 
 def manifest_line(path: Path, file: HeldFile, size: int) -> bytes:
