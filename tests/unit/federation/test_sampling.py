@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.federation.sampling import Sampler
+from cloister.federation.sampling import IN_MEMORY_EXAMPLES, Sampler
 
 
 def sampler(
@@ -66,3 +68,52 @@ def test_the_draw_is_fixed_for_all_time() -> None:
 def test_nothing_to_draw_is_refused(examples: int, batch_size: int) -> None:
     with pytest.raises(ValueError, match="at least one"):
         sampler(examples=examples, batch_size=batch_size)
+
+
+MANY = IN_MEMORY_EXAMPLES + 1
+
+
+def test_of_many_examples_every_one_comes_once_an_epoch() -> None:
+    drawn = sampler(examples=MANY, batch_size=2**18)
+    row = np.concatenate([drawn.indices(r) for r in range(1, 6)])
+    assert (np.bincount(row[:MANY], minlength=MANY) == 1).all()
+    # The next epoch begins in the middle of a batch, and is another order.
+    again = np.concatenate([drawn.indices(r) for r in range(5, 10)])
+    start = MANY - 4 * 2**18
+    second = again[start : start + MANY]
+    assert (np.bincount(second, minlength=MANY) == 1).all()
+    assert (second != row[:MANY]).mean() > 0.99
+
+
+@given(rounds=st.lists(st.integers(1, 10**9), min_size=1, max_size=5))
+def test_of_many_examples_a_round_draws_the_same_too(rounds: list[int]) -> None:
+    used = sampler(examples=10**10)
+    for number in rounds:
+        again = sampler(examples=10**10).indices(number)
+        assert np.array_equal(used.indices(number), again)
+
+
+def test_the_draw_of_many_takes_no_more_memory_than_a_batch() -> None:
+    sampler(examples=MANY).indices(1)
+    tracemalloc.start()
+    try:
+        drawn = sampler(examples=2**40, batch_size=128)
+        for number in (1, 2, 2**35):
+            drawn.indices(number)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_draw_of_many_is_fixed_for_all_time() -> None:
+    assert sampler(examples=MANY).indices(1).tolist() == [
+        566478,
+        1040776,
+        76982,
+        430784,
+    ]
+
+
+def test_up_to_a_million_examples_are_drawn_as_ever() -> None:
+    drawn = sampler(examples=IN_MEMORY_EXAMPLES)
+    assert drawn.indices(1).tolist() == [1011101, 974205, 256385, 580395]
