@@ -24,7 +24,9 @@ def describe(plan: Plan) -> list[str]:
         *_keys(plan),
         "",
         "The host sees sizes, times, round numbers and aggregate metrics.",
+        *_records(plan),
         *_evaluated(plan),
+        *_predicted(plan),
         *_seen_by_workers(plan),
         *_sealed_to(plan),
     ]
@@ -33,6 +35,26 @@ def describe(plan: Plan) -> list[str]:
 def _attested_recipients(plan: Plan) -> list[str]:
     names = [p.name for p in plan.party if p.role == "recipient"]
     return [f"{', '.join(names)} may use the model in attested nodes."] if names else []
+
+
+def _records(plan: Plan) -> list[str]:
+    """Says whose records a host can read."""
+    having = [party for party in plan.party if party.data is not None]
+    sealed = ", ".join(it.name for it in having if it.data_key is not None)
+    lying_open = ", ".join(it.name for it in having if it.data_key is None)
+    lines: list[str] = []
+    if sealed:
+        lines.append(
+            f"The records of {sealed} are sealed one by one: a host sees how many there"
+            " are of which"
+        )
+        lines.append("shape, and in which order they are read.")
+    if lying_open:
+        lines.append(
+            f"The records of {lying_open} are not sealed: whoever has the machine can"
+            " read them."
+        )
+    return lines
 
 
 def _evaluated(plan: Plan) -> list[str]:
@@ -44,6 +66,19 @@ def _evaluated(plan: Plan) -> list[str]:
                 f"The node of {party.name} evaluates the model on the records"
                 f" {party.data}:",
                 "its metrics over them appear in its log on its host.",
+            ]
+    return lines
+
+
+def _predicted(plan: Plan) -> list[str]:
+    """Says what the model is used on, and who reads the answers."""
+    lines: list[str] = []
+    for party in plan.party:
+        if party.predictions_to is not None:
+            lines += [
+                f"The node of {party.name} predicts on whatever {party.name} sealed"
+                " under its data key; what it predicts is sealed to",
+                f"  {party.predictions_to}",
             ]
     return lines
 
@@ -74,6 +109,11 @@ def _sealed_to(plan: Plan) -> list[str]:
         for party in plan.party
         if party.recipient is not None
     ]
+    if plan.model.graph is not None:
+        lines.append(
+            f"The node of {plan.model.graph} seals the network with the model's values"
+            " to the same."
+        )
     return lines
 
 
@@ -84,7 +124,7 @@ def _keys(plan: Plan) -> list[str]:
         if party.data_key is not None:
             lines.append(
                 f"{party.name} keeps the key of its data, and releases it to its own"
-                f" worker alone{_running(party)}."
+                f" {party.role} alone{_running(party)}."
             )
         if party.recipient is not None:
             lines.append(

@@ -31,6 +31,7 @@ def training_in_words(plan: Plan) -> list[str]:
     training = plan.training
     return [
         *_rounds(training),
+        *_initial(training),
         *_participants(plan),
         _contributors(plan.least_contributors),
         *_optimizers(training),
@@ -53,6 +54,16 @@ def _rounds(training: Training) -> list[str]:
         f" {training.local_steps} local steps",
         f"of {batch} examples, in {training.precision}, and sends by how much they"
         " moved its model.",
+    ]
+
+
+def _initial(training: Training) -> list[str]:
+    initial = training.initial
+    if initial is None:
+        return []
+    return [
+        f"It starts from the weights in {initial.file}, whose SHA-256 is",
+        f"  {initial.sha256}.",
     ]
 
 
@@ -127,6 +138,9 @@ def _moments(optimizer: AdamOptimizer | YogiOptimizer) -> str:
 
 
 def _local(optimizer: LocalOptimizer) -> str:
+    if optimizer.name == "task":
+        rate = f"rate {optimizer.learning_rate:g}"
+        return f"the task's own optimiser, new in every round, {rate}"
     return (
         f"SGD, momentum {optimizer.momentum:g}, weight decay"
         f" {optimizer.weight_decay:g}, rate {optimizer.learning_rate:g}"

@@ -91,7 +91,7 @@ def all_keys_for(
 def _key_of(kind: KeyKind, *, node: Party, keeper: Party) -> str | None:
     own = node.name == keeper.name
     if kind == "data":
-        return node.data_key if own and node.role == "worker" else None
+        return node.data_key if own else None
     if kind == "vault":
         to_code = node.role == "recipient" and node.admit == "attested"
         return node.recipient if own and to_code else None

@@ -26,14 +26,18 @@ class Party(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         role: What its node does.
         key: Signs its consents and warrants; it stays at the party's own site.
         admit: How its node proves itself: by evidence, or by this key alone.
-        data: Digest of a worker's records; of those that a recipient evaluates the
-            model on, if any.
+        data: Digest of a worker's records (a sealed set's manifest; else the raw
+            shard's); of those that a recipient evaluates the model on, if any.
         platforms: PPIDs or platform instance IDs of the machines its node may run on;
             None where all that its role's policy accepts will do.
-        data_key: The key of a worker's data (`storage.keys.key_id`).
+        data_key: The key of the party's sealed data (`storage.keys.key_id`); None
+            where a worker's records are not sealed. With it a recipient predicts on
+            whatever its party sealed under it.
         state_share: The party's share of every attested node's state key, likewise.
         recipient: To whom the model is sealed so that an attested recipient opens it:
             an age recipient, whose identity the party's custodian keeps.
+        predictions_to: To whom a recipient's node seals what the model predicts, as an
+            age recipient; None where it predicts nothing.
     """
 
     name: Name
@@ -45,6 +49,7 @@ class Party(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     data_key: Digest | None = None
     state_share: Digest | None = None
     recipient: str | None = None
+    predictions_to: str | None = None
 
     @property
     def has_state(self) -> bool:
@@ -135,11 +140,11 @@ def _check_data(party: Party) -> None:
             " else",
             got=f"role {party.role!r} {'with' if party.data else 'without'} data",
         )
-    if party.data_key is not None and party.role != "worker":
+    if party.data_key is not None and party.role == "server":
         raise ConfigError(
             f"the data key of {party.name!r} would be ignored",
             code="party-data-key",
-            expected="'data_key' only for a worker",
+            expected="'data_key' only for a worker or a recipient",
             got=f"role {party.role!r} with a data key",
         )
 
@@ -157,6 +162,42 @@ def _check_recipient(party: Party) -> None:
         )
     if party.recipient is not None:
         check_recipient(party.recipient)
+    _check_predictions(party)
+
+
+def _check_predictions(party: Party) -> None:
+    """Refuses predictions of nothing, and for nobody.
+
+    The node predicts on records that the party sealed under its data key: a host that
+    could give records of its own would read the model off the answers.
+    """
+    if party.role != "recipient":
+        if party.predictions_to is None:
+            return
+        raise ConfigError(
+            f"the predictions of {party.name!r} would be ignored",
+            code="party-predictions",
+            expected="'predictions_to' only for a recipient",
+            got=f"role {party.role!r}",
+        )
+    if party.predictions_to is None:
+        if party.data_key is None or party.data is not None:
+            return
+        raise ConfigError(
+            f"the data key of {party.name!r} would be ignored",
+            code="party-data-key",
+            expected="'data_key' of a recipient with 'data' or 'predictions_to'",
+            got="neither",
+        )
+    check_recipient(party.predictions_to)
+    if party.data_key is None:
+        raise ConfigError(
+            f"the node of {party.name!r} would predict on anybody's records",
+            code="party-predictions",
+            expected="'data_key' for a recipient with 'predictions_to'",
+            got="none",
+            remedy="A recipient predicts on what its party sealed under its data key.",
+        )
 
 
 def _check_platforms(party: Party) -> None:

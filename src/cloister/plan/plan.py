@@ -52,7 +52,7 @@ __all__ = [
 
 PlanHash = NewType("PlanHash", bytes)  # SHA-256, 32 bytes
 
-_HASH_LABEL = "cloister/plan/4"
+_HASH_LABEL = "cloister/plan/5"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,6 +79,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         check_policies(self.policy, self.party)
         _check_recipients(self.recipients)
         _check_own_strategy(self)
+        _check_sealed(self)
+        _check_graph(self)
         if (
             self.predecessor is not None
             and self.predecessor.round > self.training.rounds
@@ -259,3 +261,35 @@ def _check_own_strategy(plan: Plan) -> None:
             expected="a file of its own",
             got=own.file,
         )
+
+
+def _check_sealed(plan: Plan) -> None:
+    """Refuses records that would lie open to a host that is not trusted with them.
+
+    Where evidence is simulated nothing is confidential, and a worker by identity is its
+    owner's own machine.
+    """
+    if plan.simulated:
+        return
+    for party in plan.party:
+        attested = party.admit == "attested" and party.data is not None
+        if attested and party.data_key is None:
+            raise ConfigError(
+                f"the data of {party.name!r} would lie in the clear on its host",
+                code="party-data-unsealed",
+                expected="'data_key' for every attested party with data",
+                got="none",
+                remedy="`cloister data seal` seals it, and prints what the plan needs.",
+            )
+
+
+def _check_graph(plan: Plan) -> None:
+    graph = plan.model.graph
+    if graph is None or any(graph == party.name for party in plan.workers):
+        return
+    raise ConfigError(
+        "nobody can seal the model's graph",
+        code="graph-party",
+        expected=f"[model] graph one of {', '.join(p.name for p in plan.workers)}",
+        got=repr(graph),
+    )

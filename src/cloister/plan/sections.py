@@ -127,9 +127,15 @@ class ModelSection(
     """``[model]``: who may open the result, as age recipients.
 
     Attested recipients are parties and stand there.
+
+    Attributes:
+        recipients: Age recipients.
+        graph: The worker whose node seals the network's structure to the same; None
+            where nobody does.
     """
 
     recipients: Annotated[tuple[str, ...], Meta(max_length=MAX_RECIPIENTS)] = ()
+    graph: Name | None = None
 
     def __post_init__(self) -> None:
         for recipient in self.recipients:

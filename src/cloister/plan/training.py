@@ -99,6 +99,18 @@ class CustomOptimizer(_Optimizer, frozen=True, kw_only=True, tag="custom"):
     options: dict[str, Option] = {}
 
 
+class Initial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``initial``: the model that training starts from, in place of the task's own.
+
+    Attributes:
+        file: Arrays in safetensors, beside the plan; as the task exports a model.
+        sha256: Of that file, 64 hex digits.
+    """
+
+    file: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\.safetensors\Z")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
 Optimizer: TypeAlias = (
     SgdOptimizer | AdagradOptimizer | AdamOptimizer | YogiOptimizer | CustomOptimizer
 )
@@ -107,17 +119,29 @@ Optimizer: TypeAlias = (
 class LocalOptimizer(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """``local_optimizer``: the SGD of a worker's local steps; it keeps no state.
+    """``local_optimizer``: what takes a worker's local steps; it keeps no state.
 
     Attributes:
+        name: SGD; or ``task``: the optimiser that the task itself makes.
         learning_rate: The highest rate; the schedule is this one's.
         momentum: Share of the last step that stays; each round begins at rest.
         weight_decay: Pull towards zero.
     """
 
+    name: Literal["sgd", "task"] = "sgd"
     learning_rate: Rate
     momentum: Fraction = 0.0
     weight_decay: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name == "task" and (self.momentum or self.weight_decay):
+            raise ConfigError(
+                "settings of the task's own optimiser would be ignored",
+                code="optimizer-invalid",
+                expected="momentum and weight_decay only with name = 'sgd'",
+                got=f"{self.momentum} and {self.weight_decay} with name = 'task'",
+                remedy="Set them in the task, as its options.",
+            )
 
 
 class _Schedule(
@@ -173,6 +197,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         wire: How parameters and updates travel.
         local_steps: Steps of a worker in one round of fedavg.
         local_optimizer: What it takes them with.
+        initial: Weights to start from; None: the task's, under the seed.
     """
 
     mode: Mode
@@ -186,6 +211,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     wire: Wire = "float32"
     local_steps: Count | None = None
     local_optimizer: LocalOptimizer | None = None
+    initial: Initial | None = None
 
     def __post_init__(self) -> None:
         self._check_local()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tests.support.federation_in_memory import pin_platforms
 from tests.support.plan_tree import (
+    RECIPIENT,
     THEIR_RECIPIENT,
     WORKERS,
     Path,
@@ -16,6 +17,7 @@ from tests.support.plan_tree import (
     put,
     take,
     toml_of,
+    with_data_keys,
 )
 
 from cloister.cli.plan_words import describe
@@ -109,6 +111,38 @@ def test_a_recipients_metrics_on_its_host_are_said_openly() -> None:
     )
     assert f"node of rita evaluates the model on the records {pinned}" in said
     assert "metrics over them appear in its log on its host" in said
+
+
+def test_whose_records_a_host_can_read_is_said_openly() -> None:
+    said = words()
+    assert "The records of alice, bob are not sealed: whoever has the machine" in said
+    assert "sealed one by one" not in said
+    said = words(lambda tree: with_data_keys(tree, "bob"))
+    assert "The records of bob are sealed one by one" in said
+    assert "The records of alice are not sealed" in said
+    assert "not sealed" not in words(lambda it: with_data_keys(it, "alice", "bob"))
+
+
+def test_who_reads_predictions_is_said_with_what_they_are_of() -> None:
+    assert "predict" not in words(lambda tree: add_recipient(tree, "rita"))
+    said = words(predicting)
+    assert "node of rita predicts on whatever rita sealed under its data key" in said
+    assert f"what it predicts is sealed to\n  {RECIPIENT}" in said
+    assert "rita keeps the key of its data, and releases it to its own recipient" in (
+        said
+    )
+    assert "The records of rita" not in said, "the plan pins none"
+
+
+def predicting(tree: Tree) -> Tree:
+    with_data_keys(add_recipient(tree, "rita"), "rita")
+    return put(tree, ("party", 3, "predictions_to"), RECIPIENT)
+
+
+def test_whose_node_writes_the_network_down_is_said() -> None:
+    assert "network" not in words()
+    said = words(lambda tree: put(tree, ("model", "graph"), "bob"))
+    assert "node of bob seals the network with the model's values to the same" in said
 
 
 def test_who_could_open_the_state_is_said_openly() -> None:

@@ -29,6 +29,17 @@ def refusal(place: Place) -> ConfigError:
     return caught.value
 
 
+def on_hardware(plan: Plan, root: str) -> Plan:
+    """Returns the plan for real machines, where all data is sealed."""
+    policy = msgspec.structs.replace(plan.policy.server, root=root, platforms="any")
+    policies = msgspec.structs.replace(plan.policy, server=policy, worker=policy)
+    parties = tuple(
+        msgspec.structs.replace(it, data_key=f"sha256:{number:064x}") if it.data else it
+        for number, it in enumerate(plan.party)
+    )
+    return msgspec.structs.replace(plan, policy=policies, party=parties)
+
+
 def with_key(plan: Plan, party: str, key: str) -> Plan:
     parties = tuple(
         msgspec.structs.replace(it, key=key) if it.name == party else it
@@ -60,13 +71,7 @@ def test_a_platform_is_refused_where_the_plan_wants_the_partys_key(
 def test_a_simulation_is_refused_under_a_plan_for_hardware(
     federation: Federation, tmp_path: Path
 ) -> None:
-    policy = msgspec.structs.replace(
-        federation.plan.policy.server, root="hardware", platforms="any"
-    )
-    policies = msgspec.structs.replace(
-        federation.plan.policy, server=policy, worker=policy
-    )
-    plan = msgspec.structs.replace(federation.plan, policy=policies)
+    plan = on_hardware(federation.plan, "hardware")
     error = refusal(place_of(plan, tmp_path))
     assert error.code == "platform-differs"
     assert error.expected == "a platform under hardware"
@@ -85,13 +90,7 @@ def test_hardware_that_is_not_there_is_no_simulation(
     federation: Federation, tmp_path: Path
 ) -> None:
     root = "preproduction:sha256:" + 64 * "a"
-    policy = msgspec.structs.replace(
-        federation.plan.policy.server, root=root, platforms="any"
-    )
-    policies = msgspec.structs.replace(
-        federation.plan.policy, server=policy, worker=policy
-    )
-    plan = msgspec.structs.replace(federation.plan, policy=policies)
+    plan = on_hardware(federation.plan, root)
     place = place_of(plan, tmp_path, kind="gramine")
     with pytest.raises(PlatformError):
         open_prover(place, SOURCES, log=RecordedLog().logger())

@@ -53,6 +53,21 @@ def test_fedavg_says_what_a_worker_does_and_with_what() -> None:
     assert "steps with SGD, momentum 0, weight decay 0, rate 1, the same" in said
 
 
+def test_local_steps_of_the_tasks_own_name_nothing_that_the_plan_does_not_say() -> None:
+    local: Tree = {"name": "task", "learning_rate": 0.5}
+    said = words(put(average(plan_tree()), ("training", "local_optimizer"), local))
+    assert "A worker steps with the task's own optimiser, new in every round" in said
+    assert "optimiser, new in every round, rate 0.5, falling" in said
+
+
+def test_given_weights_are_said_with_their_digest() -> None:
+    assert "starts from" not in words(plan_tree())
+    initial: Tree = {"file": "start.safetensors", "sha256": 64 * "9"}
+    said = words(put(plan_tree(), ("training", "initial"), initial))
+    assert "It starts from the weights in start.safetensors, whose SHA-256" in said
+    assert f"  {64 * '9'}." in said
+
+
 def test_drawn_workers_are_said_with_who_can_say_which() -> None:
     said = words(put(four(), ("rounds", "sample"), 3))
     assert "3 of 4 workers have a seat in each round" in said

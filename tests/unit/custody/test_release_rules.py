@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 from tests.support.plan_tree import (
+    RECIPIENT,
     THEIR_RECIPIENT,
     Tree,
     add_recipient,
@@ -22,12 +23,19 @@ from cloister.storage.keys import KeyKind
 
 KINDS: tuple[KeyKind, ...] = get_args(KeyKind)
 ROLES: tuple[Role, ...] = get_args(Role)
-DATA = {"alice": "sha256:" + 64 * "1", "bob": "sha256:" + 64 * "2"}
+DATA = {
+    "alice": "sha256:" + 64 * "1",
+    "bob": "sha256:" + 64 * "2",
+    "rita": "sha256:" + 64 * "3",
+}
 HOLDERS = ("aggregator", "alice", "rita")
 
 
 def plan_of() -> Plan:
-    """Alice and bob have data keys; bob and carol are not attested; rita receives."""
+    """Alice, bob and rita have data keys; bob and carol are not attested.
+
+    Rita receives, and her node predicts on what she sealed.
+    """
     tree: Tree = add_worker(plan_tree(), "carol")
     add_recipient(tree, "rita")
     parties = tree["party"]
@@ -36,6 +44,8 @@ def plan_of() -> Plan:
         assert isinstance(party, dict)
         if party["name"] in DATA:
             party["data_key"] = DATA[str(party["name"])]
+        if party["name"] == "rita":
+            party["predictions_to"] = RECIPIENT
     by_identity(hold_shares(tree, *HOLDERS), "bob", "carol")
     return parse_plan(toml_of(tree))
 
@@ -51,6 +61,7 @@ def expected() -> dict[tuple[str, str, KeyKind], str]:
     return {
         ("alice", "alice", "data"): DATA["alice"],
         ("bob", "bob", "data"): DATA["bob"],
+        ("rita", "rita", "data"): DATA["rita"],
         ("rita", "rita", "vault"): THEIR_RECIPIENT,
         **{
             (holder, node, "state-share"): str(share[holder])
@@ -75,6 +86,17 @@ def test_a_node_gets_what_the_plan_names_for_it_and_nothing_else() -> None:
             keys_for(PLAN, custodian_party=keeper, role=role, party=name, kinds=(kind,))
         assert (caught.value.code, caught.value.got) == ("key-not-for-node", kind)
     assert allowed == {}
+
+
+def test_a_recipients_data_key_is_its_own_nodes_alone() -> None:
+    """No worker gets it, and the recipient gets no worker's."""
+    for keeper, name in product(NAMES, NAMES):
+        keys = all_keys_for(PLAN, custodian_party=keeper, role="recipient", party=name)
+        rita = {DATA["rita"], THEIR_RECIPIENT}
+        assert keys == (rita if keeper == name == "rita" else set())
+    for name in NAMES:
+        keys = all_keys_for(PLAN, custodian_party="rita", role="worker", party=name)
+        assert DATA["rita"] not in keys
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.plan_tree import (
+    ROOT,
     Path,
     Tree,
     Value,
@@ -22,6 +23,7 @@ from tests.support.plan_tree import (
     put,
     take,
     toml_of,
+    with_data_keys,
     with_quorum,
 )
 
@@ -40,7 +42,9 @@ def base_tree() -> Tree:
     tree = by_identity(add_worker(plan_tree(), "carol"), "carol")
     add_recipient(tree, "rita", recipient=THEIRS)
     hold_shares(tree, "aggregator", "alice")
-    put(tree, ("party", 1, "data_key"), "sha256:" + 64 * "c")
+    with_data_keys(tree, "alice", "rita")
+    put(tree, ("party", 4, "predictions_to"), THEIRS)
+    put(tree, ("model", "graph"), "alice")
     return {**tree, "admission": {"life_seconds": 3600, "rounds": 500}}
 
 
@@ -154,6 +158,11 @@ def test_all_that_may_change_may_change_at_once() -> None:
         (("training", "optimizer", "weight_decay"), 0.0, "amendment-training"),
         (("training", "schedule", "name"), "constant", "amendment-training"),
         (("training", "schedule", "warmup_rounds"), 3, "amendment-training"),
+        (
+            ("training", "initial"),
+            {"file": "other.safetensors", "sha256": 64 * "9"},
+            "amendment-training",
+        ),
         (("training", "rounds"), 11, "amendment-shorter"),
         (("rounds", "tolerated_colluders"), 1, "amendment-rounds"),
         (("party", 0, "name"), "other", "amendment-party"),
@@ -164,6 +173,8 @@ def test_all_that_may_change_may_change_at_once() -> None:
         (("party", 1, "data_key"), "sha256:" + 64 * "9", "amendment-party"),
         (("party", 1, "state_share"), "sha256:" + 64 * "9", "amendment-party"),
         (("party", 4, "recipient"), RECIPIENT, "amendment-party"),
+        (("party", 4, "predictions_to"), RECIPIENT, "amendment-party"),
+        (("model", "graph"), "bob", "amendment-model"),
         (("model", "recipients"), [RECIPIENT], "amendment-model"),
     ],
 )
@@ -189,6 +200,7 @@ def averaged_tree() -> Tree:
     [
         (("training", "local_steps"), 4),
         (("training", "local_optimizer", "learning_rate"), 0.5),
+        (("training", "local_optimizer", "name"), "task"),
         (("training", "optimizer", "name"), "adagrad"),
         (("training", "schedule", "every_rounds"), 6),
         (("rounds", "quorum"), 2),
@@ -243,8 +255,11 @@ def test_nobody_joins_leaves_or_changes_places() -> None:
 
 @pytest.mark.parametrize("role", ["server", "worker", "recipient"])
 def test_a_run_never_goes_on_under_another_root(role: str) -> None:
-    before = parse_plan(toml_of(add_recipient(plan_tree(root="hardware"), "rita")))
-    after = add_recipient(plan_tree(), "rita")
+    real, after = (
+        with_data_keys(add_recipient(plan_tree(root=it), "rita"), "alice", "bob")
+        for it in ("hardware", ROOT)
+    )
+    before = parse_plan(toml_of(real))
     after["predecessor"] = predecessor_table(before)
     error = refusal(after, before=before)
     assert error.code == "amendment-policy"

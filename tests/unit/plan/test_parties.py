@@ -13,6 +13,7 @@ from tests.support.plan_tree import (
     put,
     take,
     toml_of,
+    with_data_keys,
 )
 
 from cloister.errors import ConfigError
@@ -103,10 +104,23 @@ def test_a_recipients_machines_may_be_named() -> None:
     assert found.policy_of("rita").platforms == (32 * "1",)
 
 
-@pytest.mark.parametrize("at", [0, 3])
-def test_only_a_worker_has_a_data_key(at: int) -> None:
-    error = refusal(put(with_recipient(), ("party", at, "data_key"), DIGEST))
+def test_a_server_has_no_data_key() -> None:
+    error = refusal(put(with_recipient(), ("party", 0, "data_key"), DIGEST))
     assert error.code == "party-data-key"
+
+
+def test_a_recipient_has_a_data_key_for_records_that_are_pinned_or_predicted_on() -> (
+    None
+):
+    keyed = with_data_keys(with_recipient(), "rita")
+    error = refusal(keyed)
+    assert (error.code, error.got) == ("party-data-key", "neither")
+    pinned = plan(put(keyed, ("party", 3, "data"), DIGEST))
+    assert pinned.find_party("rita").data_key
+    both = put(keyed, ("party", 3, "predictions_to"), RECIPIENT)
+    assert plan(both).find_party("rita").predictions_to == RECIPIENT
+    take(both, ("party", 3, "data"))
+    assert plan(both).find_party("rita").data is None
 
 
 def test_each_worker_has_a_data_key_of_its_own() -> None:
@@ -119,6 +133,66 @@ def test_each_worker_has_a_data_key_of_its_own() -> None:
 def test_a_worker_without_evidence_may_have_a_data_key() -> None:
     tree = put(by_identity(plan_tree(), "alice"), ("party", 1, "data_key"), DIGEST)
     assert plan(tree).find_party("alice").data_key == DIGEST
+
+
+# What a recipient's node predicts.
+
+
+def test_nobody_predicts_on_records_that_anybody_could_have_sealed() -> None:
+    """A host with records of its own would read the model off the answers."""
+    tree = put(with_recipient(), ("party", 3, "predictions_to"), RECIPIENT)
+    error = refusal(tree)
+    assert (error.code, error.got) == ("party-predictions", "none")
+    assert refusal(put(tree, ("party", 3, "data"), DIGEST)).code == "party-predictions"
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_only_a_recipient_predicts(at: int) -> None:
+    error = refusal(put(plan_tree(), ("party", at, "predictions_to"), RECIPIENT))
+    assert error.code == "party-predictions"
+    assert "would be ignored" in error.what
+
+
+@pytest.mark.parametrize("to", ["", "age1", "AGE-SECRET-KEY-1ABC", DIGEST])
+def test_predictions_go_to_an_age_recipient(to: str) -> None:
+    tree = with_data_keys(with_recipient(), "rita")
+    error = refusal(put(tree, ("party", 3, "predictions_to"), to))
+    assert error.code == "recipient-invalid"
+    assert error.got == f"{len(to)} characters of another form"
+
+
+# Records that lie open, and to whom.
+
+
+def on_hardware() -> Tree:
+    """Returns a plan for real machines, with keys for all data."""
+    tree = add_recipient(plan_tree(root="hardware"), "rita")
+    return with_data_keys(tree, "alice", "bob")
+
+
+def test_on_hardware_the_data_of_attested_workers_is_sealed() -> None:
+    assert not plan(on_hardware()).simulated
+    error = refusal(take(on_hardware(), ("party", 2, "data_key")))
+    assert error.code == "party-data-unsealed"
+    assert "'bob'" in error.what
+    assert "cloister data seal" in error.remedy
+
+
+def test_on_hardware_a_recipients_data_is_sealed_too() -> None:
+    pinned = put(on_hardware(), ("party", 3, "data"), DIGEST)
+    error = refusal(pinned)
+    assert error.code == "party-data-unsealed"
+    assert "'rita'" in error.what
+    assert plan(with_data_keys(pinned, "rita")).find_party("rita").data == DIGEST
+
+
+def test_what_lies_on_its_owners_own_machine_need_not_be_sealed() -> None:
+    tree = take(by_identity(on_hardware(), "bob"), ("party", 2, "data_key"))
+    assert plan(tree).find_party("bob").data_key is None
+
+
+def test_in_a_simulation_nothing_needs_to_be_sealed() -> None:
+    assert plan(plan_tree()).find_party("alice").data_key is None
 
 
 @pytest.mark.parametrize("holder", ["aggregator", "alice", "rita"])
@@ -141,11 +215,14 @@ def test_two_equal_shares_are_refused() -> None:
     assert "state share" in error.what
 
 
-@pytest.mark.parametrize("key", ["data", "data_key", "state_share", "recipient"])
+@pytest.mark.parametrize(
+    "key", ["data", "data_key", "state_share", "recipient", "predictions_to"]
+)
 def test_every_key_is_part_of_the_hash(key: str) -> None:
-    tree = hold_shares(with_recipient(), "alice", "bob")
-    at = 3 if key in ("data", "recipient") else 1
-    value = "age1" + 58 * "p" if key == "recipient" else DIGEST
+    tree = hold_shares(with_data_keys(with_recipient(), "rita"), "alice", "bob")
+    put(tree, ("party", 3, "predictions_to"), RECIPIENT)
+    at = 1 if key in ("data_key", "state_share") else 3
+    value = "age1" + 58 * "p" if key in ("recipient", "predictions_to") else DIGEST
     before = plan_hash(plan(tree))
     assert plan_hash(plan(put(tree, ("party", at, key), value))) != before
 
@@ -183,3 +260,21 @@ def test_the_attested_recipients_count_among_all() -> None:
     assert len(found.recipients) == 64
     error = refusal(put(with_recipient(), ("model", "recipients"), many))
     assert (error.code, error.got) == ("recipients-number", "65")
+
+
+# Who writes the network's structure down.
+
+
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_a_worker_may_seal_the_models_graph(name: str) -> None:
+    found = plan(put(plan_tree(), ("model", "graph"), name))
+    assert found.model.graph == name
+    assert plan_hash(found) != plan_hash(plan(plan_tree()))
+    assert plan(plan_tree()).model.graph is None
+
+
+@pytest.mark.parametrize("name", ["aggregator", "rita", "mallory"])
+def test_nobody_but_a_worker_can_seal_the_graph(name: str) -> None:
+    error = refusal(put(with_recipient(), ("model", "graph"), name))
+    assert (error.code, error.got) == ("graph-party", repr(name))
+    assert "alice, bob" in error.expected

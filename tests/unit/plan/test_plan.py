@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.plan_tree import (
+    RECIPIENT,
     ROOT,
     Path,
     Tree,
@@ -26,6 +27,7 @@ from tests.support.plan_tree import (
     tables,
     take,
     toml_of,
+    with_data_keys,
     with_quorum,
 )
 
@@ -56,10 +58,14 @@ def whole_tree(*, root: str = ROOT) -> Tree:
         },
     )
     local: Tree = {"learning_rate": 0.25, "momentum": 0.5, "weight_decay": 0.001}
-    put(tree, ("training", "local_optimizer"), local)
+    put(tree, ("training", "local_optimizer"), {"name": "sgd", **local})
+    initial: Tree = {"file": "start.safetensors", "sha256": 64 * "9"}
+    put(tree, ("training", "initial"), initial)
     hold_shares(tree, "aggregator", "alice")
     put(tree, ("party", 1, "platforms"), [32 * "1", 32 * "2"])
-    put(tree, ("party", 1, "data_key"), "sha256:" + 64 * "c")
+    with_data_keys(tree, "alice", "bob", "rita")
+    put(tree, ("party", 4, "predictions_to"), RECIPIENT)
+    put(tree, ("model", "graph"), "alice")
     return {
         **tree,
         "admission": {
@@ -113,7 +119,10 @@ FIXED = {
     ("plan", "format"),
     ("training", "mode"),
     ("training", "optimizer", "name"),
+    ("training", "local_optimizer", "name"),
     ("rounds", "quorum"),
+    ("party", 1, "name"),  # of the one whose node seals the graph
+    ("model", "graph"),
 }
 
 
@@ -142,6 +151,10 @@ def test_a_whole_plan_reads_as_written() -> None:
     assert plan.training.local_steps == 3
     assert plan.training.local_optimizer is not None
     assert plan.training.local_optimizer.learning_rate == 0.25
+    assert plan.training.initial is not None
+    assert plan.training.initial.file == "start.safetensors"
+    assert plan.model.graph == "alice"
+    assert plan.find_party("rita").predictions_to == RECIPIENT
     assert (plan.seats, plan.least_contributors) == (4, 3)
     assert plan.source_files == ("task.py",)
     assert plan.rounds.tolerated_colluders == 0
@@ -246,6 +259,14 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
         (("training", "local_steps"), 2**31),
         (("training", "local_optimizer", "learning_rate"), 0.0),
         (("training", "local_optimizer", "momentum"), 1.0),
+        (("training", "local_optimizer", "name"), "adam"),
+        (("training", "initial", "file"), "../start.safetensors"),
+        (("training", "initial", "file"), ".safetensors"),
+        (("training", "initial", "file"), "start.pt"),
+        (("training", "initial", "sha256"), 63 * "9"),
+        (("training", "initial", "sha256"), "sha256:" + 64 * "9"),
+        (("training", "initial", "sha256"), 64 * "A"),
+        (("model", "graph"), "Alice"),
         (("training", "rounds"), 0),
         (("training", "rounds"), 2**31),
         (("training", "rounds"), 10**30),
@@ -323,6 +344,8 @@ def test_no_text_may_end_in_a_line_break(path: Path) -> None:
         ("training", "optimizer"),
         ("training", "optimizer", "learning_rate"),
         ("training", "schedule"),
+        ("training", "initial", "file"),
+        ("training", "initial", "sha256"),
         ("party",),
         ("party", 0, "key"),
         ("policy", "server"),
@@ -375,6 +398,7 @@ def test_a_table_written_at_length_has_the_same_hash() -> None:
         (("training", "threads"), 1),
         (("training", "wire"), "float32"),
         (("training", "optimizer", "nesterov"), False),
+        (("training", "local_optimizer", "name"), "sgd"),
         (("training", "local_optimizer", "momentum"), 0.0),
         (("training", "local_optimizer", "weight_decay"), 0.0),
         (("rounds", "evaluate_every"), 50),
@@ -401,9 +425,12 @@ def test_rounds_may_be_left_out_where_all_are_attested(default: Value) -> None:
 
 def test_the_canonical_form_names_every_key_and_its_version() -> None:
     plan = parse_plan(toml_of(plan_tree()))
-    form = ["cloister/plan/4", msgspec.to_builtins(plan)]
+    form = ["cloister/plan/5", msgspec.to_builtins(plan)]
     assert form[1]["predecessor"] is None
-    for key in ("platforms", "data_key", "state_share", "recipient"):
+    for key in (
+        *("platforms", "data_key", "state_share", "recipient"),
+        "predictions_to",
+    ):
         assert [party[key] for party in form[1]["party"]] == [None] * 3
     assert form[1]["policy"]["recipient"] is None
     assert form[1]["rounds"] == {
@@ -424,6 +451,8 @@ def test_the_canonical_form_names_every_key_and_its_version() -> None:
     assert form[1]["training"]["wire"] == "float32"
     assert form[1]["training"]["local_steps"] is None
     assert form[1]["training"]["local_optimizer"] is None
+    assert form[1]["training"]["initial"] is None
+    assert form[1]["model"]["graph"] is None
     assert form[1]["admission"] == {
         "life_seconds": 43_200,
         "rounds": 100_000,
@@ -849,7 +878,7 @@ def test_a_partys_machines_are_some_of_those_that_its_policy_lists() -> None:
 
 
 def test_on_hardware_a_party_narrows_a_policy_that_accepts_any_machine() -> None:
-    tree = put(plan_tree(root="hardware"), OF_ALICE, [THEIRS])
-    plan = parse_plan(toml_of(tree))
+    tree = with_data_keys(plan_tree(root="hardware"), "alice", "bob")
+    plan = parse_plan(toml_of(put(tree, OF_ALICE, [THEIRS])))
     assert plan.policy_of("alice").platforms == (THEIRS,)
     assert [party.name for party in plan.unpinned] == ["aggregator", "bob"]

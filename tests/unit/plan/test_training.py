@@ -196,6 +196,33 @@ def test_a_round_of_fedavg_is_local_steps() -> None:
     assert training.local_optimizer.learning_rate == 0.25
 
 
+LOCAL: Path = ("training", "local_optimizer")
+
+
+def test_local_steps_may_be_the_tasks_own() -> None:
+    tree = put(average(plan_tree()), LOCAL, {"name": "task", "learning_rate": 0.5})
+    local = plan(tree).training.local_optimizer
+    assert local is not None
+    assert (local.name, local.learning_rate) == ("task", 0.5)
+
+
+@pytest.mark.parametrize("key", ["momentum", "weight_decay"])
+def test_the_tasks_own_optimizer_takes_its_settings_from_the_task(key: str) -> None:
+    local: Tree = {"name": "task", "learning_rate": 0.5, key: 0.0}
+    plan(put(average(plan_tree()), LOCAL, local))
+    error = refusal(put(average(plan_tree()), LOCAL, {**local, key: 0.5}))
+    assert error.code == "optimizer-invalid"
+    assert "would be ignored" in error.what
+
+
+def test_training_starts_from_the_tasks_weights_or_from_given_ones() -> None:
+    assert plan(plan_tree()).training.initial is None
+    given: Tree = {"file": "start.safetensors", "sha256": 64 * "9"}
+    initial = plan(put(plan_tree(), ("training", "initial"), given)).training.initial
+    assert initial is not None
+    assert (initial.file, initial.sha256) == ("start.safetensors", 64 * "9")
+
+
 @pytest.mark.parametrize("missing", ["local_steps", "local_optimizer"])
 def test_fedavg_needs_to_know_its_local_steps(missing: str) -> None:
     error = refusal(take(average(plan_tree()), ("training", missing)))
