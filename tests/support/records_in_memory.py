@@ -17,7 +17,7 @@ class MemoryRecords:
     columns: Batch
 
     def __len__(self) -> int:
-        return len(self.columns["label"])
+        return len(next(iter(self.columns.values())))
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
         return {name: column[indices] for name, column in self.columns.items()}

@@ -11,9 +11,9 @@ the same bits, and nothing of a learner has to be stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,70 @@ class Learner(Protocol):
 
     def evaluate(self) -> Evaluation:
         """Evaluates the loaded model on the party's held-out records."""
+        ...
+
+
+@runtime_checkable
+class PredictingLearner(Learner, Protocol):
+    """A learner that can say what the loaded model makes of records."""
+
+    def predict(self) -> Iterator[Mapping[str, NDArray[np.generic]]]:
+        """Yields what the model predicts for the held-out records, in their order.
+
+        Each item is of the next records: arrays by name, one row a record; the same
+        names, types and shapes of a row in all of them.
+
+        Raises:
+            ConfigError: If the task predicts nothing (``task-predict``).
+        """
+        ...
+
+
+@runtime_checkable
+class GraphLearner(Learner, Protocol):
+    """A learner that can write down its network's structure."""
+
+    def graph(self) -> bytes:
+        """Returns the network with the loaded model's values, as a file's content.
+
+        Nothing in it follows from a single record: its examples of inputs are zeros.
+
+        Raises:
+            ConfigError: If the framework cannot write the network down
+                (``task-graph``).
+        """
+        ...
+
+
+@runtime_checkable
+class SteppingLearner(Learner, Protocol):
+    """A learner that takes local steps with an optimiser of its own.
+
+    Used where the plan has ``local_optimizer.name = "task"``. In every round the
+    optimiser is new: nothing of it is kept from one round to the next.
+    """
+
+    def begin_steps(self, *, rate: float) -> None:
+        """Makes the round's optimiser for the model just loaded.
+
+        Args:
+            rate: The plan's learning rate in this round.
+
+        Raises:
+            ConfigError: If the task has no optimiser (``task-optimizer``).
+        """
+        ...
+
+    def take_step(self, number: int) -> StepReport:
+        """Takes one step, moving the learner's own copy of the model.
+
+        Args:
+            number: Counts from 1 over all rounds; decides the batch, as in `step`.
+        """
+        ...
+
+    def read(self, out: ModelBuffer) -> None:
+        """Writes the learner's own copy of the model, as it is now, into `out`."""
         ...
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-BatchNorm = _BatchNorm
+# Instance norm keeps the same, where it keeps any.
+BatchNorm = _NormBase
 
 # What a batch norm keeps beside its parameters, under PyTorch's names.
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")

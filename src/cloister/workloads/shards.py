@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 
 from cloister.errors import ConfigError, StorageError
 from cloister.storage.raw_files import FILE_PATTERNS
+from cloister.workloads.digits import digit_records
 
-DIGIT_SIZE = 8
 CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32
-_HELD_OUT_SHARE = 5  # one digit in five
-_HELD_OUT_SEED = 0  # never changes, so that accuracies can be compared
 _CHUNK_RECORDS = 1024
 
 
 def write_digit_shards(directories: Sequence[Path], *, seed: int) -> None:
     """Writes scikit-learn's 1,797 scanned digits as one shard a directory.
 
-    A record is a label byte and three equal planes of 8x8 bytes, the scan's values 0 to
-    16 scaled to 0 to 240. Which fifth is held out does not depend on `seed`; who gets
-    what does. (E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits",
-    UCI Machine Learning Repository, 1998.)
+    A record is as in `workloads.digits`. Which fifth is held out does not depend on
+    `seed`; who gets what does.
 
     Args:
         directories: One a party, made if missing; they must hold no data yet.
@@ -41,15 +37,10 @@ def write_digit_shards(directories: Sequence[Path], *, seed: int) -> None:
         StorageError: If a file cannot be written.
     """
     _check_directories(directories)
-    records = _digit_records()
-    order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(records))
-    held_out = len(records) // _HELD_OUT_SHARE
-    generator = np.random.default_rng(seed)
-    train = generator.permutation(order[held_out:])
-    test = generator.permutation(order[:held_out])
+    splits = digit_records(seed=seed)
     with _file_errors():
-        _write_division("data_batch_1.bin", [records[train]], directories, first=0)
-        _write_division("test_batch.bin", [records[test]], directories, first=0)
+        _write_division("data_batch_1.bin", [splits["train"]], directories, first=0)
+        _write_division("test_batch.bin", [splits["held-out"]], directories, first=0)
 
 
 def split_cifar(source: Path, directories: Sequence[Path]) -> None:
@@ -72,22 +63,6 @@ def split_cifar(source: Path, directories: Sequence[Path]) -> None:
     with _file_errors():
         for paths in splits:
             _deal_out(paths, directories)
-
-
-def _digit_records() -> NDArray[np.uint8]:
-    try:
-        from sklearn.datasets import load_digits  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigError(
-            "the handwritten digits come with scikit-learn, which is not installed",
-            code="digits-missing",
-            remedy="Install cloister[digits], or give a data directory.",
-        ) from error
-    digits = load_digits()
-    planes = (np.asarray(digits.images) * 15).astype(np.uint8)
-    planes = planes.reshape(len(planes), -1)
-    labels = np.asarray(digits.target, np.uint8)[:, None]
-    return np.concatenate([labels, planes, planes, planes], axis=1)
 
 
 def _check_directories(directories: Sequence[Path]) -> None:

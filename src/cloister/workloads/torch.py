@@ -1,16 +1,16 @@
 """PyTorch tasks: an ordinary model and loss become what the engine asks for.
 
-A task derives from `TorchTask` and says what its data, model and loss are; the rest is
-here. What this module does not do: aggregate, decide a learning rate, or know of rounds
-other than by the number it is given.
+A task derives from `TorchTask` and says what its records, model and loss are; all else
+has a default. `torch_learner` has the work on a party's data, `torch_graph` what writes
+the network down. What this module does not do: aggregate, decide a learning rate, or
+know of rounds.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Generic, cast
 
 import numpy as np
 import torch
@@ -18,46 +18,25 @@ from numpy.typing import NDArray
 from torch import nn
 from typing_extensions import override
 
-from cloister.errors import ConfigError, StorageError
+from cloister.errors import ConfigError
 from cloister.federation.layout import ModelBuffer
-from cloister.federation.sampling import Sampler
-from cloister.federation.task import (
-    Evaluation,
-    Learner,
-    LearnerSettings,
-    StepReport,
-    Task,
-)
+from cloister.federation.task import LearnerSettings, Task
 from cloister.storage.records import DataSource, Schema
+from cloister.workloads.batches import Batches
+from cloister.workloads.tensor_batches import BatchT, RecordTensors
+from cloister.workloads.torch_learner import TorchLearner
 from cloister.workloads.torch_model import FlatModel, seeded
 
-# Fixed, since the size of a batch decides how its sums are rounded.
-EVALUATION_BATCH = 250
 
-Batch = tuple[torch.Tensor, ...]
+class TorchTask(Task, ABC, Generic[BatchT]):
+    """Base of a task in PyTorch: derive from it and fill in three methods.
 
+    `schema`, `model` and `loss` must be there. The others are for a task that augments
+    its examples, measures more than its loss, predicts, or brings its own optimiser.
 
-class Batches(Protocol):
-    """A party's records as tensors, ready for the model."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        ...
-
-    def batch(
-        self, indices: NDArray[np.int64], generator: np.random.Generator
-    ) -> Batch:
-        """Returns the examples at `indices`, each tensor (len(indices), ...).
-
-        Args:
-            indices: Which examples.
-            generator: Source of all randomness, so that a round can be redone.
-        """
-        ...
-
-
-class TorchTask(Task, ABC):
-    """Base of a task in PyTorch: derive from it and fill in the six methods."""
+    ``TorchTask[B]`` has batches of type `B`, which its `train_data` and `held_out_data`
+    make; a plain ``TorchTask`` has dictionaries of tensors by field name.
+    """
 
     @abstractmethod
     @override
@@ -68,40 +47,100 @@ class TorchTask(Task, ABC):
     def model(self) -> nn.Module:
         """Returns the network, freshly initialised; PyTorch is seeded by the plan.
 
-        All parameters are float32. The only persistent buffers may be the running
-        statistics of batch norm.
+        All parameters are float32. Persistent buffers are the running statistics of
+        normalisation, or constants.
         """
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: BatchT) -> torch.Tensor:
         """Returns the mean loss over the batch, a scalar."""
 
-    @abstractmethod
-    def train_data(self, source: DataSource) -> Batches:
-        """Returns the training examples, augmented at will."""
+    def train_data(self, source: DataSource) -> Batches[BatchT]:
+        """Returns the training examples, augmented at will.
 
-    @abstractmethod
-    def held_out_data(self, source: DataSource) -> Batches:
-        """Returns the held-out examples, always the same."""
+        By default the records of ``train`` as they are: see `RecordTensors`.
+        """
+        return cast("Batches[BatchT]", RecordTensors(source.split("train")))
 
-    @abstractmethod
+    def held_out_data(self, source: DataSource) -> Batches[BatchT]:
+        """Returns the held-out examples, always the same.
+
+        By default the records of ``held-out`` as they are: see `RecordTensors`.
+        """
+        return cast("Batches[BatchT]", RecordTensors(source.split("held-out")))
+
     def evaluate(
-        self, model: nn.Module, batch: Batch
+        self,
+        model: nn.Module,  # noqa: ARG002 - for those who override it
+        batch: BatchT,  # noqa: ARG002
     ) -> Mapping[str, torch.Tensor | float]:
         """Returns, for each metric, its sum over the examples of the batch.
 
         Without a metric ``loss``, the engine adds it from `loss`, at the price of
-        another pass through the model.
+        another pass through the model. By default that is all.
         """
+        return {}
+
+    def predict(
+        self,
+        model: nn.Module,  # noqa: ARG002 - for those who override it
+        batch: BatchT,  # noqa: ARG002
+    ) -> Mapping[str, torch.Tensor]:
+        """Returns what the model says of the batch, each (examples, ...), by name.
+
+        By default nothing can be predicted.
+
+        Raises:
+            ConfigError: If the task predicts nothing (``task-predict``).
+        """
+        raise ConfigError(
+            f"{type(self).__name__} predicts nothing",
+            code="task-predict",
+            expected="a method predict(model, batch) that returns tensors by name",
+            remedy="Add it to the task; every party then measures it anew.",
+        )
+
+    def optimizer(
+        self,
+        parameters: Sequence[nn.Parameter],  # noqa: ARG002 - for those who override it
+        rate: float,  # noqa: ARG002
+    ) -> torch.optim.Optimizer:
+        """Returns what takes the local steps of a round.
+
+        Asked for in every round, where the plan has ``local_optimizer.name = "task"``.
+
+        Args:
+            parameters: Those of the model that are trained, in the model's order.
+            rate: The plan's learning rate in this round.
+
+        Raises:
+            ConfigError: If the task has no optimiser (``task-optimizer``).
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no optimiser for local steps",
+            code="task-optimizer",
+            expected="a method optimizer(parameters, rate) that returns a"
+            " torch.optim.Optimizer",
+            remedy="Add it to the task, or set local_optimizer.name = 'sgd'.",
+        )
 
     @override
     def initial_model(self, *, seed: int) -> ModelBuffer:
-        """Returns the model as `model` makes it under `seed`."""
+        """Returns the model as `model` makes it under `seed`.
+
+        Raises:
+            ConfigError: If the model holds state that cannot travel (``task-state``).
+        """
         with seeded(seed):
-            return FlatModel(self.model()).read()
+            flat = FlatModel(self.model())
+        if flat.constants.values:
+            flat.constants.check_the_same(self._flat_model(seed=seed + 1).constants)
+        return flat.read()
 
     @override
-    def learner(self, source: DataSource, settings: LearnerSettings) -> Learner:
+    def learner(
+        self, source: DataSource, settings: LearnerSettings
+    ) -> TorchLearner[BatchT]:
         """Returns a learner on one party's data.
 
         It sets PyTorch's number of threads and deterministic algorithms for the whole
@@ -109,6 +148,7 @@ class TorchTask(Task, ABC):
 
         Raises:
             ConfigError: If the model holds state that cannot travel.
+            PlatformError: If the CPU lacks the precision that the plan asks for.
             StorageError: If the data has no examples to train on.
         """
         return TorchLearner(self, source, settings)
@@ -135,104 +175,6 @@ class TorchTask(Task, ABC):
         flat.load_state(arrays)
         return flat.read()
 
-    def _flat_model(self) -> FlatModel:
-        with seeded(0):
+    def _flat_model(self, *, seed: int = 0) -> FlatModel:
+        with seeded(seed):
             return FlatModel(self.model())
-
-
-class TorchLearner(Learner):
-    """A `TorchTask` at work on one party's data.
-
-    Args:
-        task: The user's task.
-        source: The party's data set.
-        settings: What the plan fixes.
-    """
-
-    def __init__(
-        self, task: TorchTask, source: DataSource, settings: LearnerSettings
-    ) -> None:
-        torch.set_num_threads(settings.threads)
-        torch.use_deterministic_algorithms(mode=True)
-        # On by default beside it, for programs that read memory before they write it;
-        # filling every new tensor costs 5 % of a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self._task = task
-        with seeded(settings.seed):
-            self._model = FlatModel(task.model())
-        self._train = task.train_data(source)
-        self._held_out = task.held_out_data(source)
-        if not len(self._train):
-            raise StorageError(
-                f"{settings.party} has no examples to train on",
-                code="data-empty",
-                remedy="Give the party some data, or leave it out of the plan.",
-            )
-        self._sampler = Sampler(
-            examples=len(self._train),
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            party=settings.party,
-        )
-        self._autocast = torch.autocast(
-            "cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"
-        )
-
-    @override
-    def load(self, model: ModelBuffer) -> None:
-        self._model.load(model)
-
-    @override
-    def step(self, round_number: int, out: ModelBuffer) -> StepReport:
-        """Computes one step on the round's batch; see `Learner.step`.
-
-        Raises:
-            ConfigError: If the task's loss is no scalar, or replaces the gradients.
-        """
-        indices = self._sampler.indices(round_number)
-        generator = self._sampler.augmentation(round_number)
-        # Drawn before the task draws, so it does not depend on how much that takes.
-        dropout_seed = int(generator.integers(2**63))
-        module = self._model.training()
-        with self._model.gradient_into(out), seeded(dropout_seed):
-            batch = self._train.batch(indices, generator)
-            with self._autocast:
-                loss = self._task.loss(module, batch)
-            _check_scalar(loss)
-            loss.backward()  # type: ignore[no-untyped-call]
-        examples = len(indices)
-        return StepReport(examples=examples, loss_sum=loss.item() * examples)
-
-    @override
-    def evaluate(self) -> Evaluation:
-        """Evaluates in order, in batches of fixed size: same data, same bits."""
-        examples = len(self._held_out)
-        sums: defaultdict[str, float] = defaultdict(float)
-        for start in range(0, examples, EVALUATION_BATCH):
-            stop = min(start + EVALUATION_BATCH, examples)
-            for name, value in self._metrics(np.arange(start, stop)).items():
-                sums[name] += float(value)
-        return Evaluation(examples=examples, sums=dict(sums))
-
-    def _metrics(
-        self, indices: NDArray[np.int64]
-    ) -> Mapping[str, torch.Tensor | float]:
-        seed = int(indices[0])
-        module = self._model.module.eval()
-        with torch.no_grad(), seeded(seed), self._autocast:
-            batch = self._held_out.batch(indices, np.random.default_rng(seed))
-            metrics = dict(self._task.evaluate(module, batch))
-            if "loss" not in metrics:
-                metrics["loss"] = self._task.loss(module, batch) * len(indices)
-        return metrics
-
-
-def _check_scalar(loss: torch.Tensor) -> None:
-    if loss.ndim:
-        raise ConfigError(
-            "the task's loss is not a scalar",
-            code="task-loss",
-            expected="the mean over the batch, one value",
-            got=f"a tensor of shape {tuple(loss.shape)}",
-            remedy="Take the mean in the task's loss().",
-        )

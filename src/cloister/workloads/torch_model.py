@@ -14,18 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from cloister.errors import ConfigError, StorageError
 from cloister.federation.layout import ArraySpec, Layout, ModelBuffer
 from cloister.workloads.batch_norm import (
-    RUNNING,
     BatchNorm,
     Floats,
     batch_norms,
     moments,
     serve,
 )
+from cloister.workloads.torch_state import Constants, join
 
 
 @contextmanager
@@ -43,6 +42,7 @@ class FlatModel:
         module: The user's model; its parameters and statistics are moved.
 
     Attributes:
+        constants: Its buffers that stay as the task makes them.
         module: The same module.
         layout: The model's arrays: parameters under their own names, then for every
             batch norm ``running_mean``, then ``running_second_moment``.
@@ -57,13 +57,14 @@ class FlatModel:
         "_parts",
         "_running",
         "_weights",
+        "constants",
         "layout",
         "module",
     )
 
     def __init__(self, module: nn.Module) -> None:
         norms = batch_norms(module)
-        _check_state(module, norms)
+        self.constants = Constants(module, norms)
         self.module = module
         self._parts = tuple(module.modules())
         self.layout = _layout(module, norms)
@@ -93,12 +94,44 @@ class FlatModel:
             model.statistics[:half], model.statistics[half:]
         )
 
+    def trained(self) -> list[nn.Parameter]:
+        """Returns the parameters that have gradients, in the model's order."""
+        return [p for p, view in self._gradient_views if view is not None]
+
     def read(self) -> ModelBuffer:
         """Returns a copy of the module's values."""
         model = ModelBuffer(self.layout)
-        np.copyto(model.parameters, self._weights)
-        self._read_statistics(model)
+        self.read_into(model)
         return model
+
+    def read_into(self, out: ModelBuffer) -> None:
+        """Copies the module's values to `out`."""
+        np.copyto(out.parameters, self._weights)
+        self._read_statistics(out)
+
+    @contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Collects the gradients of the block, and nothing from before it.
+
+        Raises:
+            ConfigError: If the block replaced the gradients, which would lose them,
+                or changed a constant.
+        """
+        self._gradients.fill(0.0)
+        # Whatever came before, an optimiser of the task's for instance, may have put
+        # others in their place.
+        for parameter, view in self._gradient_views:
+            parameter.grad = view
+        with self.constants.unchanged():
+            yield
+        for parameter, view in self._gradient_views:
+            if parameter.grad is not view:
+                raise ConfigError(
+                    "the task replaces the model's gradients",
+                    code="task-gradients",
+                    expected="a loss that leaves the gradients to the engine",
+                    remedy="Do not call zero_grad() or backward() in the task.",
+                )
 
     @contextmanager
     def gradient_into(self, out: ModelBuffer) -> Iterator[None]:
@@ -107,26 +140,17 @@ class FlatModel:
         The module itself is afterwards as it was before, so a step can be redone.
 
         Raises:
-            ConfigError: If the block replaced the gradients, which would lose them.
+            ConfigError: If the block replaced the gradients, which would lose them,
+                or changed a constant.
         """
-        self._gradients.fill(0.0)
         before = self._running.copy()
         try:
-            yield
-            for parameter, view in self._gradient_views:
-                if parameter.grad is not view:
-                    raise ConfigError(
-                        "the task replaces the model's gradients",
-                        code="task-gradients",
-                        expected="a loss that leaves the gradients to the engine",
-                        remedy="Do not call zero_grad() or backward() in the task.",
-                    )
+            with self.gradients():
+                yield
             np.copyto(out.parameters, self._gradients)
             self._read_statistics(out)
         finally:
             np.copyto(self._running, before)
-            for parameter, view in self._gradient_views:
-                parameter.grad = view
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Returns a copy of the module's ordinary ``state_dict``."""
@@ -139,7 +163,8 @@ class FlatModel:
         """Takes over an ordinary ``state_dict``, bit for bit.
 
         Raises:
-            StorageError: If a name, shape or type differs from the module's.
+            StorageError: If a name, shape or type differs from the module's, or the
+                value of a constant does.
         """
         own = {name: value.numpy() for name, value in self.module.state_dict().items()}
         if own.keys() != arrays.keys():
@@ -157,6 +182,12 @@ class FlatModel:
                     expected=f"{view.dtype} {view.shape}",
                     got=f"{value.dtype} {value.shape}",
                 )
+            if name in self.constants.values and not np.array_equal(value, view):
+                raise _mismatch(
+                    f"the model's constant {name} is not the task's",
+                    expected="the same values",
+                    got="others",
+                )
             np.copyto(view, value)
 
     def _read_statistics(self, out: ModelBuffer) -> None:
@@ -164,39 +195,6 @@ class FlatModel:
         out.statistics[:half], out.statistics[half:] = moments(
             self._running[:half], self._running[half:]
         )
-
-
-def _check_state(module: nn.Module, norms: Mapping[str, BatchNorm]) -> None:
-    """Refuses state that would be lost, since it travels neither up nor down."""
-    known = set()
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        shaped = not is_lazy(parameter)
-        if not (shaped and parameter.dtype == torch.float32):
-            raise _state_error(
-                f"parameter {name}",
-                expected="float32 values of a shape known from the start",
-                remedy="Give the module its shapes, and leave bfloat16 to the plan.",
-            )
-        known.add(name)
-    for name, norm in norms.items():
-        if norm.momentum is None:
-            raise _state_error(
-                f"batch norm {name}",
-                expected="a momentum: without one, statistics depend on a count of "
-                "batches that no party has",
-                remedy="Give the batch norm a momentum, 0.1 for instance.",
-            )
-    for name, part in module.named_modules(remove_duplicate=False):
-        if part in norms.values():
-            known.update(_join(name, running) for running in RUNNING)
-    for name in module.state_dict():
-        if name not in known:
-            raise _state_error(
-                f"buffer {name}",
-                expected="parameters and the running statistics of batch norm",
-                remedy="Make it a parameter, or if it is a constant, register it with "
-                "persistent=False.",
-            )
 
 
 def _layout(module: nn.Module, norms: Mapping[str, BatchNorm]) -> Layout:
@@ -213,9 +211,7 @@ def _layout(module: nn.Module, norms: Mapping[str, BatchNorm]) -> Layout:
         for name, parameter in module.named_parameters()
     )
     statistics = tuple(
-        ArraySpec(
-            name=_join(name, moment), shape=(norm.num_features,), kind="statistic"
-        )
+        ArraySpec(name=join(name, moment), shape=(norm.num_features,), kind="statistic")
         for moment in ("running_mean", "running_second_moment")
         for name, norm in norms.items()
     )
@@ -250,19 +246,6 @@ def _move_statistics(norms: Mapping[str, BatchNorm], running: torch.Tensor) -> N
             place.copy_(getattr(norm, name))
             setattr(norm, name, place)
             at = end
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
-
-
-def _state_error(what: str, *, expected: str, remedy: str) -> ConfigError:
-    return ConfigError(
-        f"the task's model holds state that cannot travel: {what}",
-        code="task-state",
-        expected=expected,
-        remedy=remedy,
-    )
 
 
 def _mismatch(what: str, *, expected: str, got: str) -> StorageError:

@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 from tests.support.plan_tree import average, plan_tree, put, toml_of
 from tests.support.whole_run import sources, task
 from tests.unit.workloads.small_task import SmallTask, random_model, small_shard
+from typing_extensions import override
 
+from cloister.errors import ConfigError
 from cloister.federation.layout import ModelBuffer, layout_of
-from cloister.federation.local_training import LocalTraining, local_training
+from cloister.federation.local_training import (
+    LocalSteps,
+    LocalTraining,
+    local_training,
+)
 from cloister.federation.model_state import BLOCK
 from cloister.federation.strategies.optimizers import Sgd, Workspace
 from cloister.federation.strategies.schedules import Constant, Cosine, LearningRate
@@ -73,7 +79,7 @@ def beginning() -> ModelBuffer:
 
 
 def trained(
-    training: LocalTraining,
+    training: LocalSteps,
     learner: Learner,
     *,
     round_number: int = 1,
@@ -252,6 +258,88 @@ def test_a_pytorch_task_takes_local_steps_like_a_loop_of_its_own_steps() -> None
     moved = model.parameters - own.parameters
     assert out.parameters.tobytes() == moved.tobytes()
     assert out.statistics.tobytes() == own.statistics.tobytes()
+
+
+@dataclass(slots=True)
+class Stepping(Towards):
+    """A learner that takes steps itself: by the rate, towards where the number says.
+
+    Attributes:
+        rates: The rate of each optimiser it made.
+    """
+
+    rates: list[float] = field(default_factory=list)
+
+    def begin_steps(self, *, rate: float) -> None:
+        self.rates.append(rate)
+
+    def take_step(self, number: int) -> StepReport:
+        gradient = ModelBuffer(LAYOUT)
+        report = self.step(number, gradient)
+        self.held.parameters[:] -= np.float32(self.rates[-1]) * gradient.parameters
+        self.held.statistics[:] = gradient.statistics
+        return report
+
+    def read(self, out: ModelBuffer) -> None:
+        out.data[:] = self.held.data
+
+
+def tasks_own(learner: Learner, *, steps: int = 3) -> LocalSteps:
+    tree = average(plan_tree())
+    put(tree, ("training", "local_steps"), steps)
+    put(tree, ("training", "local_optimizer"), {"name": "task", "learning_rate": 0.5})
+    made = local_training(parse_plan(toml_of(tree)).training, learner, beginning())
+    assert made is not None
+    return made
+
+
+def test_the_tasks_own_steps_have_the_plans_rate_and_the_engines_numbers() -> None:
+    learner = Stepping()
+    local = tasks_own(learner)
+    out, report = trained(local, learner, round_number=5)
+    assert learner.steps == [13, 14, 15]
+    assert report == StepReport(examples=24, loss_sum=13.0 + 14.0 + 15.0)
+    rate = LearningRate(peak=0.5, schedule=Cosine(rounds=12, warmup_rounds=2))
+    # One optimiser for the check before the run, then one in each round.
+    assert learner.rates == [rate.at(1), rate.at(5)]
+    # And by SGD's hand they are those of SGD.
+    same, _ = trained(*towards(rate=rate), round_number=5)
+    np.testing.assert_allclose(out.parameters, same.parameters, rtol=0, atol=1e-6)
+    assert out.statistics.tolist() == same.statistics.tolist()
+
+
+def test_a_round_of_the_tasks_own_steps_can_be_redone() -> None:
+    learner, model = Stepping(), beginning()
+    local = tasks_own(learner)
+    first, _ = trained(local, learner, round_number=2, model=model)
+    trained(local, learner, round_number=3)
+    again, _ = trained(local, learner, round_number=2, model=model)
+    assert first.data.tobytes() == again.data.tobytes()
+    assert model.data.tobytes() == beginning().data.tobytes()
+
+
+def test_the_tasks_own_steps_that_diverge_are_told_by_their_values_alone() -> None:
+    class Diverging(Stepping):
+        @override
+        def read(self, out: ModelBuffer) -> None:
+            out.parameters.fill(np.inf)
+
+    learner = Diverging()
+    model = beginning()
+    model.parameters.fill(np.inf)
+    out, _ = trained(tasks_own(learner), learner, model=model)
+    assert np.isnan(out.parameters).all()
+
+
+def test_a_task_without_the_optimiser_that_the_plan_wants_is_refused_at_once() -> None:
+    small = SmallTask()
+    settings = LearnerSettings(
+        party="alice", batch_size=8, seed=7, threads=1, precision="float32"
+    )
+    for learner in (Towards(), small.learner(small_shard(), settings)):
+        with pytest.raises(ConfigError) as caught:
+            tasks_own(learner)
+        assert caught.value.code == "task-optimizer"
 
 
 def test_a_plan_says_whether_there_are_local_steps_and_which() -> None:

@@ -66,7 +66,7 @@ class PointBatches:
         return torch.from_numpy(points + np.float32(self._noise) * noise), labels
 
 
-class SmallTask(TorchTask):
+class SmallTask(TorchTask[tuple[torch.Tensor, ...]]):
     """Two dense layers around a batch norm; `change` spoils the model on purpose."""
 
     def __init__(self, *, dropout: float = 0.0) -> None:
@@ -108,7 +108,9 @@ class SmallTask(TorchTask):
         return {"accuracy": (model(points).argmax(dim=1) == labels).sum()}
 
 
-def random_model(task: TorchTask, *, seed: int = 3) -> ModelBuffer:
+def random_model(
+    task: TorchTask[tuple[torch.Tensor, ...]], *, seed: int = 3
+) -> ModelBuffer:
     """Returns a model of the task with statistics as after some training."""
     model = task.initial_model(seed=seed)
     generator = np.random.default_rng(seed)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 import cloister.workloads.image_classification as module
 from cloister.errors import ConfigError
@@ -30,6 +31,28 @@ def test_the_default_task_reads_cifar_records_into_the_reference_network() -> No
     task: Task = ImageClassification()
     assert task.schema().record_bytes == 3073
     assert task.initial_model(seed=7).layout.parameter_count == 855_834
+
+
+def test_resnet_50_is_a_network_of_the_same_task() -> None:
+    task = ImageClassification(network="resnet-50", batch_norm_momentum=0.2)
+    network = task.model()
+    assert sum(p.numel() for p in network.parameters()) == 23_520_842
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.2}
+
+
+def test_predictions_are_probabilities(shard: RawShard) -> None:
+    task = small_task()
+    learner = task.learner(
+        shard,
+        LearnerSettings(
+            party="alice", batch_size=64, seed=7, threads=1, precision="float32"
+        ),
+    )
+    learner.load(task.initial_model(seed=7))
+    found = [one["probability"] for one in learner.predict()]
+    assert [rows.shape for rows in found] == [(250, 10), (109, 10)]
+    assert np.allclose(found[0].sum(axis=1), 1)
 
 
 def test_weight_decay_covers_the_kernels_alone() -> None:
@@ -67,10 +90,14 @@ def test_a_few_rounds_on_digits_learn_and_the_export_scores_the_same(
 
 
 @pytest.mark.parametrize(
-    "options", [{"depth": 9}, {"image_size": 0}, {"crop_padding": -1}, {"flip": 1}]
+    "options",
+    [
+        *({"depth": 9}, {"image_size": 0}, {"crop_padding": -1}, {"flip": 1}),
+        *({"network": "resnet-18"}, {"depth": 8, "network": "resnet-50"}),
+    ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(
-    shard: RawShard, options: dict[str, int]
+    shard: RawShard, options: dict[str, int | str]
 ) -> None:
     def use() -> None:
         made = ImageClassification(**{"depth": 8, "image_size": 8} | options)  # type: ignore[arg-type]

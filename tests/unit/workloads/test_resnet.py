@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cloister.errors import ConfigError
-from cloister.workloads.resnet import resnet_v2
+from cloister.workloads.resnet import resnet_50, resnet_v2
 from cloister.workloads.torch_model import seeded
 
 
@@ -59,3 +59,41 @@ def test_a_depth_without_network_is_refused(depth: object) -> None:
 def test_a_momentum_that_is_no_weight_is_refused(momentum: object) -> None:
     with pytest.raises(ConfigError, match="batch_norm_momentum"):
         resnet_v2(depth=8, batch_norm_momentum=momentum)  # type: ignore[arg-type]
+
+
+def test_resnet_50_has_the_parameters_of_its_variant_for_small_images() -> None:
+    network = resnet_50()
+    assert trainable(network) == 23_520_842
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    # 49 convolutions and the dense layer make 50; four projections come beside them.
+    assert len(convolutions) == 49 + 4
+    strided = [c.kernel_size for c in convolutions if c.stride != (1, 1)]
+    assert strided == [(3, 3), (1, 1)] * 3  # variant 1.5 strides in the 3x3
+
+
+def test_resnet_50_halves_its_images_three_times_and_ends_in_logits() -> None:
+    network = resnet_50(channels=1, classes=7)
+    seen: list[tuple[int, ...]] = []
+    network.get_submodule("pool").register_forward_pre_hook(
+        lambda _, inputs: seen.append(tuple(inputs[0].shape))
+    )
+    assert network.eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 7)
+    assert seen == [(1, 2048, 4, 4)]
+
+
+def test_every_bottleneck_begins_as_its_shortcut() -> None:
+    with seeded(0):
+        network = resnet_50(batch_norm_momentum=0.2)
+    block = network.get_submodule("stage1_block2")
+    images = torch.rand(2, 256, 4, 4)
+    torch.testing.assert_close(block.train()(images), images)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.2)}
+    assert sum(not norm.weight.any() for norm in norms) == 16
+    kernel = dict(network.named_parameters())["stage4_block2.conv2.weight"]
+    assert kernel.std().item() == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.02)
+
+
+def test_resnet_50_refuses_a_momentum_that_is_no_weight() -> None:
+    with pytest.raises(ConfigError, match="batch_norm_momentum"):
+        resnet_50(batch_norm_momentum=2.0)

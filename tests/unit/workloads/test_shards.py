@@ -10,9 +10,9 @@ import pytest
 from cloister.errors import ConfigError, StorageError
 from cloister.storage.raw_shard import digest_raw_shard, open_raw_shard
 from cloister.storage.records import Field, Schema
+from cloister.workloads.digits import DIGIT_SIZE
 from cloister.workloads.shards import (
     CIFAR_RECORD_BYTES,
-    DIGIT_SIZE,
     split_cifar,
     write_digit_shards,
 )

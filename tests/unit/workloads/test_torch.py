@@ -20,14 +20,19 @@ from cloister.errors import ConfigError, StorageError
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.sampling import Sampler
 from cloister.federation.task import Evaluation, StepReport
-from cloister.workloads.torch import EVALUATION_BATCH, TorchTask
+from cloister.workloads.batches import EVALUATION_BATCH
+from cloister.workloads.torch import TorchTask
 from cloister.workloads.torch_model import seeded
 
 Batch = tuple[torch.Tensor, ...]
 
 
 def one_step(
-    task: TorchTask, model: ModelBuffer, *, round_number: int = 3, party: str = "alice"
+    task: TorchTask[Batch],
+    model: ModelBuffer,
+    *,
+    round_number: int = 3,
+    party: str = "alice",
 ) -> tuple[StepReport, ModelBuffer]:
     learner = task.learner(small_shard(), settings(party=party))
     learner.load(model)
