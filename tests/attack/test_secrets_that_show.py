@@ -144,7 +144,9 @@ HOLDERS: dict[str, Callable[[SecretScene], object]] = {
     "release": lambda it: it.meeting().release("data", "state-share"),
     "released keys": lambda it: it.meeting().keys("data", "state-share"),
     "model": SecretScene.model,
-    "opened model": lambda it: OpenedModel(arrays=arrays_of(it), metadata={}),
+    "opened model": lambda it: OpenedModel(
+        arrays=arrays_of(it), metadata={}, sha256=64 * "0"
+    ),
     "received model": lambda it: ReceivedModel(
         model=it.model(), metadata={}, evaluation=None
     ),

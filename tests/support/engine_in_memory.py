@@ -23,6 +23,7 @@ from cloister.federation.model_state import Mean, ModelState
 from cloister.federation.publisher import STEP_THREADS
 from cloister.federation.rounds.cohort import draw
 from cloister.federation.rounds.reports import mean_metrics
+from cloister.federation.starting_model import Arrays, starting_model
 from cloister.federation.strategies.strategy import Strategy
 from cloister.federation.task import LearnerSettings, StepReport, Task
 from cloister.federation.updates import ModelReceiver, Receiver, Update
@@ -164,6 +165,7 @@ def train(
     sources: Mapping[str, DataSource],
     *,
     strategy: Strategy | None = None,
+    initial: Arrays | None = None,
 ) -> Trained:
     """Carries a plan's run to its end.
 
@@ -172,9 +174,10 @@ def train(
         task: Its task.
         sources: Each worker's data.
         strategy: The plan's own, if it has one.
+        initial: The arrays to start from, if it names some.
     """
     course = course_of(plan, own_strategy=strategy)
-    server = ServerInMemory(course, task.initial_model(seed=plan.training.seed))
+    server = ServerInMemory(course, starting_model(plan, task, initial))
     workers = {
         party: WorkerInMemory(plan, task, party=party, source=sources[party])
         for party in course.parties

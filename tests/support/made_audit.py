@@ -259,12 +259,20 @@ class AuditedRun:
         while self.completed < rounds:
             self.complete(self.publish())
 
-    def seal(self, parties: Iterable[str] | None = None) -> None:
-        """Seals the model, on which all workers reported unless others are given."""
+    def seal(
+        self, parties: Iterable[str] | None = None, *, model: SealedModel | None = None
+    ) -> None:
+        """Seals the model, on which all workers reported unless others are given.
+
+        Args:
+            parties: Who reported.
+            model: The sealed model, if there really is one.
+        """
         sent = self.publish()
         self.clock.forward(STEP)
         self.log.model_sealed(
-            SealedModel(
+            model
+            or SealedModel(
                 path=self.path.with_name("model.safetensors.age"),
                 size_bytes=len(MODEL),
                 sha256="5" * 64,
@@ -284,12 +292,12 @@ class AuditedRun:
             ),
         )
 
-    def whole(self) -> None:
-        """Does all of a run."""
+    def whole(self, *, model: SealedModel | None = None) -> None:
+        """Does all of a run, to a sealed model if there really is one."""
         self.begin()
         self.admit_all()
         self.train()
-        self.seal()
+        self.seal(model=model)
         self.log.close()
 
     def lied(self, *entries: AnyEntry | bytes, at: timedelta = STEP) -> bytes:

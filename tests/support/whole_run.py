@@ -64,6 +64,11 @@ class Scene:
         """Where the sealed model goes."""
         return self.directory / "model.safetensors.age"
 
+    @property
+    def graph_path(self) -> Path:
+        """Where the sealed graph goes, if a worker seals one."""
+        return self.directory / "graph.pt2.age"
+
     def events(self, party: str, name: str | None = None) -> list[Event]:
         """Returns a party's log on disk."""
         return read_events(self.directory / "logs" / f"{party}.jsonl", name)
@@ -130,6 +135,7 @@ class Scene:
             enrolment=self.enrolment,
             training=self.training,
             patience_seconds=self.patience_seconds,
+            graph_path=self.graph_path,
         )
         with open_journal(self.directory, party=node.party, as_json=False) as log:
             try:

@@ -9,7 +9,7 @@ asked for last: each new node takes the place of the one before it.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from structlog.typing import FilteringBoundLogger
@@ -22,6 +22,7 @@ from cloister.cli.trust import collateral_source, read_root
 from cloister.custody.client import CustodianLine
 from cloister.custody.node_keys import NodeKeys, gather_keys, other_shareholders
 from cloister.errors import ConfigError
+from cloister.federation.starting_model import Arrays, read_initial
 from cloister.federation.strategies.strategy import Strategy
 from cloister.federation.strategy_loading import load_strategy
 from cloister.federation.task import Task
@@ -49,11 +50,13 @@ class BuiltNode:
         node: The node; it has no warrant yet.
         task: The plan's task.
         strategy: The plan's own, if it has one; at the server alone.
+        initial: The arrays that training starts from, if it names some; likewise.
     """
 
     node: Node
     task: Task
     strategy: Strategy | None
+    initial: Arrays | None = field(repr=False)
 
 
 async def build_node(place: Place, *, log: FilteringBoundLogger) -> BuiltNode:
@@ -88,9 +91,13 @@ async def build_node(place: Place, *, log: FilteringBoundLogger) -> BuiltNode:
         options=plan.task.options,
         simulated=plan.simulated,
     )
-    strategy = None
+    strategy, initial = None, None
     if party.role == "server":
         strategy = await asyncio.to_thread(load_own_strategy, plan, sources)
+        if plan.training.initial is not None:
+            initial = await asyncio.to_thread(
+                read_initial, plan.training.initial, place.plan_directory
+            )
     node = Node(
         plan=plan,
         plan_hash=plan_hash(plan),
@@ -103,7 +110,7 @@ async def build_node(place: Place, *, log: FilteringBoundLogger) -> BuiltNode:
         epochs=EpochMemory(),
         clock=clock,
     )
-    return BuiltNode(node=node, task=task, strategy=strategy)
+    return BuiltNode(node=node, task=task, strategy=strategy, initial=initial)
 
 
 def load_own_strategy(plan: Plan, sources: Sources) -> Strategy | None:

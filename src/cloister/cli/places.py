@@ -15,6 +15,7 @@ CUSTODIAN_FILE = "custodian.toml"
 # In a run's directory.
 AUDIT_NAME = "audit.jsonl"
 MODEL_NAME = "model.safetensors.age"
+GRAPH_NAME = "graph.pt2.age"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,11 @@ class Place:
     def model_path(self) -> Path:
         """Where the sealed model goes."""
         return self.run_directory / MODEL_NAME
+
+    @property
+    def graph_path(self) -> Path:
+        """Where the sealed graph goes, if the plan has a worker seal one."""
+        return self.run_directory / GRAPH_NAME
 
     @property
     def audit_path(self) -> Path:

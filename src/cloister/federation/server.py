@@ -24,16 +24,14 @@ from cloister.federation.course import course_of
 from cloister.federation.custodian import Custodian
 from cloister.federation.deposits import Deposits
 from cloister.federation.ending import deposit_last_head, seal_and_record
-from cloister.federation.layout import ModelBuffer
 from cloister.federation.marks import check_fresh_start, check_start, server_mark
 from cloister.federation.messages import ModelHeader
 from cloister.federation.ports import Ports
 from cloister.federation.publisher import ARITHMETIC_THREADS
+from cloister.federation.starting_model import Arrays, starting_model
 from cloister.federation.strategies.strategy import Strategy
 from cloister.federation.task import Task
-from cloister.federation.task_loading import task_code
 from cloister.federation.warranting import keep_warranted
-from cloister.plan.plan import Plan
 from cloister.plan.site import Address
 from cloister.ratls.node import Node
 from cloister.ratls.reappraisal import keep_reappraising
@@ -81,6 +79,7 @@ async def serve(  # noqa: PLR0913 - all it takes to serve
     audit: AuditLog,
     log: FilteringBoundLogger,
     strategy: Strategy | None = None,
+    initial: Arrays | None = None,
     elapsed: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Runs the plan's rounds as its server and seals the model.
@@ -93,6 +92,7 @@ async def serve(  # noqa: PLR0913 - all it takes to serve
         audit: The run's audit log, open; the caller closes it.
         log: One line for each decision, and for each round.
         strategy: The plan's own strategy, where it has one.
+        initial: The arrays to start from, where it names some (`read_initial`).
         elapsed: A counter of seconds; it says how long the custodian was silent.
 
     Raises:
@@ -105,7 +105,7 @@ async def serve(  # noqa: PLR0913 - all it takes to serve
     # Now, not after hours of training.
     check_recipients(plan.recipients)
     check_fresh_start(plan, custodian.mark)
-    model = await asyncio.to_thread(_initial_model, plan, task)
+    model = await asyncio.to_thread(starting_model, plan, task, initial)
     course = course_of(plan, own_strategy=strategy)
     with ThreadPoolExecutor(
         ARITHMETIC_THREADS, thread_name_prefix="arithmetic"
@@ -292,8 +292,3 @@ def _deposit(header: ModelHeader, node: Node, deposits: Deposits) -> None:
             audit_head=header.audit_head,
         )
         deposits.offer(mark)
-
-
-def _initial_model(plan: Plan, task: Task) -> ModelBuffer:
-    with task_code(plan.task.file, "making the model", simulated=plan.simulated):
-        return task.initial_model(seed=plan.training.seed)

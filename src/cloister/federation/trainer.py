@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+from cloister.errors import ConfigError
 from cloister.federation.countersigning import countersign_head
 from cloister.federation.layout import ModelBuffer
-from cloister.federation.local_training import LocalTraining, local_training
+from cloister.federation.local_training import LocalSteps, local_training
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
 from cloister.federation.task import (
     Evaluation,
+    GraphLearner,
     Learner,
     LearnerSettings,
     StepReport,
@@ -49,7 +51,7 @@ class Trainer:
         self._task = task
         self._executor = executor
         self._learner: Learner | None = None
-        self._local: LocalTraining | None = None
+        self._local: LocalSteps | None = None
 
     async def prepare(self, source: DataSource) -> None:
         """Lays out the model and opens the data."""
@@ -76,8 +78,13 @@ class Trainer:
             with self._guard("opening the data"):
                 return self._task.learner(source, settings)
 
-        self._learner = await self._run(open_data)
-        self._local = local_training(training, self._learner, self.model)
+        learner = self._learner = await self._run(open_data)
+
+        def begin_local() -> LocalSteps | None:
+            with self._guard("making the optimiser"):
+                return local_training(training, learner, self.model)
+
+        self._local = await self._run(begin_local)
 
     async def update(self, header: ModelHeader) -> UpdateHeader:
         """Computes the update of a round from the model just received."""
@@ -107,6 +114,30 @@ class Trainer:
         def work() -> EvaluationReport:
             self._load(learner)
             return self._evaluate(learner)
+
+        return await self._run(work)
+
+    async def graph(self) -> bytes:
+        """Returns the network with the values of the model just received.
+
+        Raises:
+            ConfigError: If the task or its framework cannot write it down
+                (``task-graph``).
+        """
+        learner = self._ready()
+
+        def work() -> bytes:
+            self._load(learner)
+            with self._guard("writing the network down"):
+                if isinstance(learner, GraphLearner):
+                    return learner.graph()
+            raise ConfigError(
+                f"the task in {self._plan.task.file} writes no graph",
+                code="task-graph",
+                expected="a learner with the method graph",
+                got=type(learner).__name__,
+                remedy="Leave [model] graph out, or give the task's learner graph().",
+            )
 
         return await self._run(work)
 

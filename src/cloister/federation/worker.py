@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from cloister.federation.alongside import alongside
 from cloister.federation.countersigning import countersign_head
 from cloister.federation.custodian import Custodian
 from cloister.federation.deposits import Deposits
+from cloister.federation.graph_sealing import GraphSealing
 from cloister.federation.membership import Membership
 from cloister.federation.messages import FinalReport, ModelHeader, UpdateHeader
 from cloister.federation.task import Task
@@ -49,11 +51,13 @@ class WorkerSettings:
         enrolment: The server's enrolment port.
         training: The server's training port.
         patience_seconds: How long to wait for a server to appear.
+        graph_path: Where the sealed graph goes, if the plan has this node seal it.
     """
 
     enrolment: Address
     training: Address
     patience_seconds: float
+    graph_path: Path
 
 
 async def work(  # noqa: PLR0913 - all it takes to train
@@ -85,6 +89,8 @@ async def work(  # noqa: PLR0913 - all it takes to train
     with ThreadPoolExecutor(1, thread_name_prefix="learner") as executor:
         trainer = Trainer(node, task, executor=executor)
         await trainer.prepare(source)
+        graph = GraphSealing(node, trainer, path=settings.graph_path, log=log)
+        await graph.rehearse()
         deposits = Deposits(
             custodian,
             silence_seconds=node.plan.admission.custodian_silence_seconds,
@@ -104,7 +110,7 @@ async def work(  # noqa: PLR0913 - all it takes to train
         async with membership:
             watch = Watch(custodian, deposits, membership)
             session = _Session(node, trainer, membership, watch, deposits, log=log)
-            await alongside(session.run(), membership.keep(), deposits.keep())
+            await alongside(session.run(graph), membership.keep(), deposits.keep())
 
 
 def _check_order(header: ModelHeader, *, after: int, plan: Plan) -> ModelHeader:
@@ -145,7 +151,7 @@ class _Session:
         self._deposits = deposits
         self._log = log
 
-    async def run(self) -> None:
+    async def run(self, graph: GraphSealing) -> None:
         """Trains until the server says final, and reports on the final model."""
         header = await self._lasting(self._receive, self._receive)
         while not header.final:
@@ -154,6 +160,8 @@ class _Session:
             evaluation=await self._trainer.evaluate(),
             countersignature=countersign_head(self._node, header),
         )
+        # Not after its report: what the plan promises lies there when a run is over.
+        await graph.seal()
         # The server seals when all have reported: the party is to know the end first.
         await self._deposits.settled()
         await self._lasting(lambda: self._finish(report), lambda: self._finish(report))

@@ -10,27 +10,32 @@ not at all. What this module does not do: say who the recipients are; the plan d
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from cloister.errors import ConfigError, StorageError
+from cloister.errors import StorageError
 from cloister.storage.age import (
     check_recipients,
-    decrypt,
-    encrypt,
     new_identity,
     read_identity,
     recipient_of,
 )
-from cloister.storage.whole_file import write_whole
+from cloister.storage.age_files import (
+    OpenedBytes,
+    SealedBytes,
+    check_new,
+    open_bytes,
+    seal_bytes,
+    write_output,
+)
 
 __all__ = [
     "OpenedModel",
@@ -45,23 +50,7 @@ __all__ = [
 ]
 
 Arrays = dict[str, NDArray[np.generic]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SealedModel:
-    """A sealed model as it lies on disk.
-
-    Attributes:
-        path: Where it lies.
-        sha256: SHA-256 (hex) of the file.
-        size_bytes: Its length.
-        recipients: To whom it was sealed.
-    """
-
-    path: Path
-    sha256: str
-    size_bytes: int
-    recipients: tuple[str, ...]
+SealedModel: TypeAlias = SealedBytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +60,12 @@ class OpenedModel:
     Attributes:
         arrays: The arrays by name.
         metadata: The text that was sealed with them.
+        sha256: SHA-256 (hex) of the sealed file.
     """
 
     arrays: Arrays = field(repr=False)
     metadata: dict[str, str]
+    sha256: str
 
 
 def seal_model(
@@ -85,6 +76,8 @@ def seal_model(
     path: Path,
 ) -> SealedModel:
     """Seals a model to its recipients and writes it to `path`, whole or not at all.
+
+    Predictions are sealed likewise: they are arrays, too.
 
     Args:
         arrays: The arrays by name.
@@ -99,14 +92,7 @@ def seal_model(
     # The library writes the memory as it lies: a transposed view would come out wrong.
     straight = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = safetensors.numpy.save(straight, metadata=dict(metadata))
-    sealed = encrypt(content, recipients)
-    _write(path, sealed)
-    return SealedModel(
-        path=path,
-        sha256=hashlib.sha256(sealed).hexdigest(),
-        size_bytes=len(sealed),
-        recipients=tuple(recipients),
-    )
+    return seal_bytes(content, recipients=recipients, path=path)
 
 
 def open_model(path: Path, *, identity: str) -> OpenedModel:
@@ -122,7 +108,7 @@ def open_model(path: Path, *, identity: str) -> OpenedModel:
             others (``model-not-for-identity``), altered or cut off
             (``model-damaged``), or holds no safetensors (``model-not-safetensors``).
     """
-    return _parse_model(path, decrypt(_read(path), identity=identity, path=path))
+    return _parse_model(path, open_bytes(path, identity=identity))
 
 
 def unseal_to_file(path: Path, *, identity: str, output: Path) -> OpenedModel:
@@ -135,52 +121,19 @@ def unseal_to_file(path: Path, *, identity: str, output: Path) -> OpenedModel:
             same bytes that ``age --decrypt`` gives.
 
     Raises:
-        ConfigError: As `open_model`, and if `output` exists.
+        ConfigError: As `open_model`, and if `output` exists or has no directory.
         StorageError: As `open_model`, and if `output` cannot be written.
     """
     # The one who opens chooses the name; a sealed model's path is the run's own.
-    if output.exists():
-        raise ConfigError(
-            f"{output} exists",
-            code="output-exists",
-            expected="a new file",
-            remedy="Choose another name, or remove it.",
-        )
-    content = decrypt(_read(path), identity=identity, path=path)
-    opened = _parse_model(path, content)
-    _write(output, content)
+    check_new(output)
+    sealed = open_bytes(path, identity=identity)
+    opened = _parse_model(path, sealed)
+    write_output(output, sealed.content)
     return opened
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"no sealed model {path}",
-            code="model-missing",
-            remedy="Give the path of a sealed model, or of a run that has ended.",
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"cannot read the sealed model {path}: {error.strerror}",
-            code="model-unreadable",
-            remedy="Check the file's permissions and the disk.",
-        ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write the model to {path}: {error.strerror}",
-            code="model-unwritable",
-            remedy="Check that the directory exists, is writable and has space.",
-        ) from error
-
-
-def _parse_model(path: Path, content: bytes) -> OpenedModel:
+def _parse_model(path: Path, sealed: OpenedBytes) -> OpenedModel:
+    content = sealed.content
     try:
         arrays = safetensors.numpy.load(content)
         # The library returns no metadata from bytes; it has checked the header by now.
@@ -193,4 +146,4 @@ def _parse_model(path: Path, content: bytes) -> OpenedModel:
             expected="arrays in safetensors format",
             remedy="Seal models with this program, or as safetensors.",
         ) from error
-    return OpenedModel(arrays=arrays, metadata=metadata)
+    return OpenedModel(arrays=arrays, metadata=metadata, sha256=sealed.sha256)

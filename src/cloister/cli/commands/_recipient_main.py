@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from structlog.typing import FilteringBoundLogger
 
 from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
 from cloister.cli.nodes import build_node, gather, open_line
-from cloister.cli.party_data import open_recipient_data
-from cloister.cli.places import read_place
-from cloister.errors import ConfigError
-from cloister.federation.recipient import receive_model
+from cloister.cli.party_data import find_recipient_data
+from cloister.cli.places import Place, read_place
+from cloister.cli.recipient_data import check_evaluates
+from cloister.cli.sealed_copies import find_copy
+from cloister.federation.recipient import means_of, receive_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,38 +27,52 @@ class Order:
     site_path: Path | None
     model_path: Path | None
 
+    def place(self) -> Place:
+        """Returns where the recipient's node finds its files.
 
-def run(order: Order, *, as_json: bool, tethered: bool) -> None:
-    """Runs a recipient node and exits."""
-    place = read_place(
-        order.plan_path, role="recipient", party=order.party, site_path=order.site_path
-    )
-    sealed = _check_there(order.model_path or place.model_path)
+        Raises:
+            ConfigError: If a file does not fit, or the party is no recipient.
+        """
+        return read_place(
+            self.plan_path, role="recipient", party=self.party, site_path=self.site_path
+        )
+
+    def sealed(self, place: Place) -> Path:
+        """Returns the sealed model's path."""
+        return self.model_path or place.model_path
+
+
+def run(order: Order, *, must_evaluate: bool, as_json: bool, tethered: bool) -> None:
+    """Runs a recipient node and exits.
+
+    Args:
+        order: What to open.
+        must_evaluate: Whether a plan that pins no records is refused.
+        as_json: Whether events go to stdout.
+        tethered: Whether to stop when standard input closes.
+    """
+    place = order.place()
+    if must_evaluate:
+        check_evaluates(place)
+    evaluates = place.party.data is not None
+    sealed = find_copy(place, order.sealed(place), for_records=evaluates)
 
     async def main(log: FilteringBoundLogger) -> None:
         built = await build_node(place, log=log)
         node, task = built.node, built.task
-        source = open_recipient_data(place, task)
+        found = find_recipient_data(place, task)
         line = await open_line(node, place, log=log)
         try:
             keys = await gather(node, line, place, log=log)
         finally:
             await line.close()
-        await receive_model(
+        source = None if found is None else found.open(keys)
+        received = await receive_model(
             node, task, sealed=sealed, keys=keys, source=source, log=log
         )
+        if received.evaluation is not None and not as_json:
+            for name, value in sorted(means_of(received.evaluation).items()):
+                click.echo(f"{name} {value:.6g}")
 
     journal = open_log(place.log_path, as_json=as_json, party=place.site.party)
     run_node(journal, main, tethered=tethered)
-
-
-def _check_there(sealed: Path) -> Path:
-    """Returns the model's path; no key is asked for before there is a model."""
-    if not sealed.is_file():
-        raise ConfigError(
-            f"no sealed model {sealed}",
-            code="model-missing",
-            expected="the model of a run that has ended",
-            remedy="Give its path with --model.",
-        )
-    return sealed

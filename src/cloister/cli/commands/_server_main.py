@@ -37,6 +37,7 @@ def run(
                     node,
                     built.task,
                     strategy=built.strategy,
+                    initial=built.initial,
                     custodian=line,
                     settings=ServerSettings(
                         enrolment=parse_address(place.addresses.enrolment),

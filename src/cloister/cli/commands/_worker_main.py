@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
 from cloister.cli.nodes import build_node, gather, open_line
-from cloister.cli.party_data import open_data
+from cloister.cli.party_data import find_data
 from cloister.cli.places import read_place
 from cloister.federation.worker import WorkerSettings, work
 from cloister.plan.site import parse_address
@@ -29,11 +29,11 @@ def run(
     async def main(log: FilteringBoundLogger) -> None:
         built = await build_node(place, log=log)
         node, task = built.node, built.task
-        source = open_data(place, task)
+        found = find_data(place, task)
         line = await open_line(node, place, log=log)
         try:
-            # Nothing lies sealed yet; a key that is missing is to be known now.
-            await gather(node, line, place, log=log)
+            keys = await gather(node, line, place, log=log)
+            source = found.open(keys)
             await work(
                 node,
                 task,
@@ -43,6 +43,7 @@ def run(
                     enrolment=parse_address(place.addresses.enrolment),
                     training=parse_address(place.addresses.training),
                     patience_seconds=place.site.patience_seconds,
+                    graph_path=place.graph_path,
                 ),
                 log=log,
             )

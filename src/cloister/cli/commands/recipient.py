@@ -16,7 +16,7 @@ from cloister.cli.interpreter import become_node
     "--model",
     "model_path",
     type=click.Path(path_type=Path),
-    help="The sealed model  [default: in the run's directory]",
+    help="The sealed model, its audit log beside it  [default: in the run's directory]",
 )
 @node_options
 def command(
@@ -40,6 +40,7 @@ def command(
         Order(
             plan_path=plan_path, party=party, site_path=site_path, model_path=model_path
         ),
+        must_evaluate=False,
         as_json=as_json,
         tethered=tethered,
     )
