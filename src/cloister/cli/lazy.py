@@ -18,7 +18,8 @@ class LazyGroup(click.Group):
 
     Args:
         name: The group's name.
-        package: Has a module with a `command` for each of them.
+        package: Has a module with a `command` for each of them, of its name with
+            underscores for dashes.
         summaries: Name and first line of each command.
         help: What the group is for.
         context_settings: As for `click.Group`.
@@ -45,7 +46,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._summaries:
             return None
-        module = importlib.import_module(f"{self._package}.{cmd_name}")
+        module = importlib.import_module(
+            f"{self._package}.{cmd_name.replace('-', '_')}"
+        )
         command: click.Command = module.command
         return command
 

@@ -21,10 +21,11 @@ from cloister.errors import CloisterError
 COMMANDS = {
     "audit": "Check what happened in a run, and read it.",
     "custodian": "Keep a party's consents, and warrant its nodes.",
+    "data": "Seal a party's records, look at them, check them.",
     "demo": "Train, seal and open a model with three simulated nodes.",
     "init": "Write a deployment to edit.",
     "measure": "Print what a node of each role would measure.",
-    "model": "Open a sealed model.",
+    "model": "Open a sealed model, or use it in an attested node.",
     "pccs": "Serve a deployment's simulated collateral.",
     "plan": "Check, show, sign, amend or withdraw a plan.",
     "policy": "Say what a policy accepts, or write one.",
