@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 	--constraint constraints.txt --editable
 PYTEST := $(BIN)/python -m pytest $(PYTEST_FLAGS)
-# Beside them are their parts; the peer's is downloaded, so it is asked for by name.
+# Beside them are their parts. The peer's is downloaded, and the results take hours, so
+# both are asked for by name.
 BENCHMARKS := $(filter-out $(addprefix benchmarks/,custody_%.py rounds_%.py flower%.py \
-	reporting.py scene.py), $(wildcard benchmarks/*.py))
+	results%.py reporting.py scene.py turns.py), $(wildcard benchmarks/*.py))
 
-.PHONY: demo test test-long check lint types imports format dev bench bench-peer clean tools
+.PHONY: demo test test-long check lint types imports format dev bench bench-peer results clean tools
 
 demo: $(VENV)/.with-demo
 	$(BIN)/cloister demo $(DEMO_FLAGS)
@@ -44,6 +45,10 @@ bench: $(VENV)/.with-dev
 
 bench-peer: $(VENV)/.with-dev
 	$(BIN)/python benchmarks/flower.py
+
+# Writes docs/results.md. RESULTS_FLAGS="--only NAME", "--data DIR", "--quick".
+results: $(VENV)/.with-dev
+	$(BIN)/python benchmarks/results.py $(RESULTS_FLAGS)
 
 # The tests ask two public programs whether they read what we write: age opens a sealed
 # model, openssl reads certificates. Only root can install them.

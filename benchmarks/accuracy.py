@@ -33,7 +33,6 @@ from reporting import Figure, report
 
 WORKERS = ("alice", "bob")
 SEEDS = (7, 1, 2, 3, 4, 5, 6)
-_SEED = "\nseed = 7\n"  # as `cloister init` writes it
 QUICK_ROUNDS = 16
 MOST_POINTS = 1.5
 MOST_BYTES = 0.55
@@ -75,13 +74,9 @@ class Watched:
             self.moved_bytes = received + msgspec.convert(event["bytes_sent"], int)
 
 
-def train(order: DeploymentOrder, *, seed: int) -> Outcome:
+def train(order: DeploymentOrder) -> Outcome:
     """Carries out one run, from the writing of its plan to the sealed model."""
     plan_path = write_deployment(order, at=utc_now(), tell=lambda _: None)
-    text = plan_path.read_text()
-    if _SEED not in text:
-        raise RuntimeError("the plan's seed is not where it was")
-    plan_path.write_text(text.replace(_SEED, f"\nseed = {seed}\n"))
     plan = sign_all_here(plan_path, at=utc_now()).plan
     watched = Watched()
     began = time.perf_counter()
@@ -119,8 +114,8 @@ def train_apart(
             recipe = replace(recipe, options={**recipe.options, "depth": depth})
         if quick:
             rounds = max(1, QUICK_ROUNDS // (recipe.local_steps or 1))
-            recipe = replace(recipe, rounds=rounds, warmup_rounds=min(1, rounds))
-        return train(replace(made, recipe=recipe), seed=seed)
+            recipe = replace(recipe.for_rounds(rounds), warmup_rounds=1)
+        return train(replace(made, recipe=replace(recipe, seed=seed)))
 
 
 def figures_of(

@@ -82,6 +82,7 @@ async def training(
         enrolment=given.address(0),
         training=given.address(1),
         patience_seconds=PATIENCE_SECONDS,
+        graph_path=scene.directory / "graph.pt2.age",
     )
 
     async def one(party: str) -> None:

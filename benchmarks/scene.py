@@ -26,7 +26,7 @@ from cloister.attestation.platforms.simulated.collateral import (
 from cloister.attestation.platforms.simulated.platform import load_simulated_platform
 from cloister.attestation.platforms.simulated.root import create_simulated_root
 from cloister.attestation.trust_root import simulated_trust_root
-from cloister.cli.deployment_files import PartyEntry, plan_text
+from cloister.cli.deployment_files import ModelEntry, PartyEntry, plan_text
 from cloister.cli.recipes import DIGITS
 from cloister.plan.keys import format_party_key
 from cloister.plan.plan import parse_plan, plan_hash
@@ -83,7 +83,7 @@ def prepare(
         ),
         root=root.trust_root.name,
         measurements={role: measured(role) for role in ("server", "worker")},
-        recipient=new_recipient()[1],
+        model=ModelEntry(recipient=new_recipient()[1]),
     )
     (directory / "plan.toml").write_text(plan)
 

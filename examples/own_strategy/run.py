@@ -12,26 +12,35 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from cloister.api import Federation, deal_in_turn
 from cloister.attestation.platforms.measurement import node_measurement
 from cloister.cli.commands.measure import measure_roles
 from cloister.cli.deployment import DeploymentOrder, write_deployment
 from cloister.cli.host_time import utc_now
-from cloister.cli.places import read_place
-from cloister.cli.progress import LineReporter
 from cloister.cli.recipes import Recipe
-from cloister.cli.running import run_plan
 from cloister.cli.signing import sign_all_here
 from cloister.plan.plan import read_plan
-from cloister.storage.model_vault import open_model, read_identity
+from cloister.storage.record_stream import RecordStream
+from cloister.workloads.digits import DigitStream
 
 HERE = Path(__file__).parent
 OPTIMIZER = """\
 optimizer = { name = "custom", learning_rate = 0.1, file = "strategy.py", \
 class = "Lamb", options = { weight_decay = 1e-4 } }"""
+
+
+def deal_digits(
+    source: Path | None, parties: Sequence[str], seed: int
+) -> Mapping[str, RecordStream]:
+    """Returns each party's digits, as the task wants them."""
+    del source
+    digits = DigitStream(seed=seed, image_shape=(192,))
+    return dict(zip(parties, deal_in_turn(digits, len(parties)), strict=True))
+
+
 RECIPE = Recipe(
     name="own-strategy",
     task=HERE.parent / "softmax" / "task.py",
@@ -44,6 +53,7 @@ RECIPE = Recipe(
     weight_decay=1e-4,
     warmup_rounds=10,
     evaluate_every=50,
+    deal=deal_digits,
 )
 
 
@@ -81,13 +91,10 @@ def main(directory: Path) -> None:
         tell=print,
     )
     take_strategy(plan_path)
-    plan = sign_all_here(plan_path, at=utc_now()).plan
-    run_plan(plan, plan_path, reporter=LineReporter(plan, Console()))
-    place = read_place(plan_path, role="server", party=None, site_path=None)
-    owner = read_identity(plan_path.parent / "owner" / "identity.txt")
-    model = open_model(place.model_path, identity=owner)
-    print("simulated:", model.metadata["simulated"])
-    print("accuracy:", model.metadata["metric.accuracy"])
+    sign_all_here(plan_path, at=utc_now())
+    trained = Federation.from_plan(plan_path).fit()
+    print("simulated:", trained.simulated)
+    print("accuracy:", trained.metrics["accuracy"])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Softmax regression over pixels. Beside the weights it carries a statistic that n
 changes, the canary: eight-byte patterns that must appear in no file in the clear.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from cloister.federation.sampling import Sampler
 from cloister.federation.task import Evaluation, LearnerSettings, StepReport
 from cloister.storage.records import DataSource, Field, Schema
 
-CLASSES, PIXELS = 10, 192
+CLASSES, IMAGE, PIXELS = 10, (3, 8, 8), 192
 CANARY = float.fromhex("0x1.ca4a7ca4a7ca4p+5")
 _ALL = slice(None)
 
@@ -26,7 +26,7 @@ class Canary:
 
     def schema(self) -> Schema:
         label = Field(name="label", dtype="uint8", below=CLASSES)
-        pixels = Field(name="image", dtype="uint8", shape=(PIXELS,))
+        pixels = Field(name="image", dtype="uint8", shape=IMAGE)
         return Schema(fields=(label, pixels))
 
     def initial_model(self, *, seed: int) -> ModelBuffer:
@@ -82,6 +82,15 @@ class CanaryLearner:
         right = float((guesses == batch["label"]).sum())
         return Evaluation(examples=len(guesses), sums={"accuracy": right, "loss": 0.0})
 
+    def predict(self) -> Iterator[Mapping[str, NDArray[np.generic]]]:
+        for first in range(0, len(self._held_out), 64):
+            at = np.arange(first, min(first + 64, len(self._held_out)))
+            chances = self._chances(_scaled(self._held_out.read(at)["image"]))
+            yield {"label": chances.argmax(axis=1).astype(np.uint8), "score": chances}
+
+    def graph(self) -> bytes:
+        return b"softmax of a line: " + self._weight.tobytes()
+
     def _chances(self, images: Floats) -> Floats:
         scores = images @ self._weight.T
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -90,4 +99,5 @@ class CanaryLearner:
 
 
 def _scaled(pixels: NDArray[np.generic]) -> Floats:
-    return pixels.astype(np.float32) / np.float32(240)
+    rows = pixels.reshape(len(pixels), PIXELS)
+    return rows.astype(np.float32) / np.float32(240)

@@ -20,12 +20,20 @@ import pytest
 from tests.support.addresses import free_addresses as unused_addresses
 
 from cloister.attestation.reports import Tee
+from cloister.cli.custodians import open_keys
+from cloister.cli.data_sealing import seal_for
 from cloister.cli.deployment import DeploymentOrder, write_deployment
 from cloister.cli.host_time import utc_now
 from cloister.cli.interpreter import NODE_ENVIRONMENT, node_command
+from cloister.cli.places import read_custodian_place
 from cloister.cli.recipes import DIGITS
 from cloister.cli.signing import read_plan_file, sign_all_here
+from cloister.cli.site_files import DATA_FILE
 from cloister.custody.register import Register
+from cloister.storage.data_sealing import SealedData
+from cloister.storage.record_stream import RecordStream
+from cloister.workloads.dealing import deal_in_turn
+from cloister.workloads.digits import DigitStream
 
 CANARY_TASK = Path(__file__).parent / "canary_task.py"
 ROUNDS = 40
@@ -81,7 +89,26 @@ class Deployment:
         self.site(party).write_text(text)
 
     def data(self, party: str) -> Path:
-        return self.directory / "parties" / party / "data"
+        """Where the sealed records of a worker lie."""
+        return self.directory / "parties" / party / DATA_FILE
+
+    def seal(
+        self, party: str, stream: RecordStream, *, key: str | None = None
+    ) -> SealedData:
+        """Seals other records for a party, where a worker's lie.
+
+        Args:
+            party: Whose custodian seals them; it makes a data key if it has none.
+            stream: The records.
+            key: Which of its data keys; None for the only one.
+        """
+        place = read_custodian_place(self.custodian(party))
+        with self.register(party) as register:
+            if all(row.kind != "data" for row in register.kept_keys()):
+                keys = open_keys(place, register)
+                keys.add("data", label="tests", at=utc_now())
+        self.data(party).unlink(missing_ok=True)
+        return seal_for(place, stream, path=self.data(party), key=key)
 
     def edit(self, path: Path, old: str, new: str) -> None:
         text = path.read_text()
@@ -164,6 +191,11 @@ def _read_lines(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
 
 def events_in(path: Path) -> list[Event]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def share_of(party: str) -> RecordStream:
+    """Returns the records that a deployment deals to alice or bob."""
+    return deal_in_turn(DigitStream(seed=7), 2)[("alice", "bob").index(party)]
 
 
 def write_signed(

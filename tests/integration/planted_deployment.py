@@ -27,6 +27,7 @@ from cloister.custody.state_key import state_key_from_shares
 from cloister.plan.plan import Role, plan_hash, read_plan
 from cloister.storage.age import new_identity, read_identity
 from cloister.storage.keys import KeyKind, Secret
+from cloister.workloads.digits import DigitStream
 
 PARTIES = ("aggregator", "alice", "rita")
 # Appended to the canary task. A node's keys exist in its memory alone, and the node
@@ -158,12 +159,13 @@ def plant_chosen(story: Story) -> None:
     alice, rita = plan.find_party("alice"), plan.find_party("rita")
     assert alice.state_share
     assert rita.recipient
+    assert alice.data
+    assert alice.data_key
     edit = story.deployment.edit
-    edit(
-        story.deployment.plan,
-        f'state_share = "{alice.state_share}"',
-        f'state_share = "{share}"\ndata_key = "{data}"',
-    )
+    edit(story.deployment.plan, alice.state_share, share)
+    sealed = story.deployment.seal("alice", DigitStream(seed=7), key=data)
+    edit(story.deployment.plan, alice.data, sealed.digest)
+    edit(story.deployment.plan, alice.data_key, data)
     edit(story.deployment.plan, rita.recipient, vault)
 
 

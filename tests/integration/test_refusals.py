@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,11 @@ from tests.integration.conftest import (
     Start,
     StartCustodians,
     cloister,
+    share_of,
 )
+
+from cloister.plan.plan import read_plan
+from cloister.workloads.digits import DigitStream
 
 Copy = Callable[[str], Deployment]
 
@@ -150,32 +153,35 @@ def test_a_missing_file_is_named(deployment: Deployment, name: str) -> None:
 
 
 def test_missing_data_is_named(deployment: Deployment) -> None:
-    shutil.rmtree(deployment.data("alice"))
-    assert_worker_refused(deployment, "alice", code=2, words=("no data directory",))
+    deployment.data("alice").unlink()
+    assert_worker_refused(deployment, "alice", code=4, words=("data.sealed",))
 
 
 def test_a_truncated_data_set_ends_the_run_and_names_the_party(
     deployment: Deployment,
 ) -> None:
-    path = deployment.data("alice") / "data_batch_1.bin"
+    path = deployment.data("alice")
     path.write_bytes(path.read_bytes()[:-1])
-    assert_refused(deployment, code=4, words=("alice:", "data_batch_1.bin", "multiple"))
+    assert_refused(deployment, code=4, words=("alice:", "data.sealed"))
 
 
-def test_a_label_out_of_range_is_refused(deployment: Deployment) -> None:
-    path = deployment.data("bob") / "data_batch_1.bin"
-    path.write_bytes(b"\x0a" + path.read_bytes()[1:])
-    assert_worker_refused(deployment, "bob", code=4, words=("label", "0 to 9", "10"))
+def test_records_that_the_task_does_not_know_are_refused(
+    deployment: Deployment, start_custodians: StartCustodians
+) -> None:
+    """Data key and pin are right: but the owner sealed another kind of records."""
+    pinned = read_plan(deployment.plan).find_party("bob").data
+    assert pinned
+    flat = DigitStream(seed=7, image_shape=(192,))
+    sealed = deployment.seal("bob", flat)
+    deployment.edit(deployment.plan, pinned, sealed.digest)
+    deployment.sign()
+    start_custodians(deployment)
+    assert_worker_refused(deployment, "bob", code=4, words=("not the task's", "192"))
 
 
 def test_data_that_the_plan_does_not_pin_is_refused(deployment: Deployment) -> None:
-    path = deployment.data("bob") / "data_batch_1.bin"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert_worker_refused(
-        deployment, "bob", code=4, words=("'bob'", "not what the plan pins")
-    )
+    deployment.seal("bob", share_of("alice"))
+    assert_worker_refused(deployment, "bob", code=4, words=("not what the plan pins",))
 
 
 def test_a_port_in_use_is_named(deployment: Deployment) -> None:

@@ -1,4 +1,4 @@
-"""The text of the files that `cloister init` writes for people to edit."""
+"""The text of the plan that `cloister init` writes for people to edit."""
 
 from __future__ import annotations
 
@@ -8,40 +8,38 @@ from dataclasses import dataclass
 
 from cloister.attestation.platforms.measurement import Measurement
 from cloister.cli.recipes import Recipe
+from cloister.plan.values import Option
+
+INITIAL_FILE = "start.safetensors"  # beside the plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartyEntry:
-    """One party as the plan names it."""
+    """One party as the plan names it; without platforms its key alone admits it."""
 
     name: str
     role: str
     key: str
-    platforms: tuple[str, ...]
+    platforms: tuple[str, ...] | None
     data: str | None = None
+    data_key: str | None = None
     state_share: str | None = None
     recipient: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SiteEntry:
-    """What one party's node knows.
+class ModelEntry:
+    """What the plan says of the model.
 
     Attributes:
-        party: The party.
-        tee: Kind of its simulated platform.
-        ports: The server's enrolment and training port; None for a recipient.
-        custodian: Where its custodian listens.
-        with_data: Whether it has records.
-        shares: Where other shareholders' custodians listen.
+        recipient: Who may open it.
+        initial: SHA-256 of the model to start from; None: the task's own.
+        graph: The worker that seals the network's structure; None: nobody.
     """
 
-    party: str
-    tee: str
-    ports: tuple[str, str] | None
-    custodian: str
-    with_data: bool
-    shares: Mapping[str, str]
+    recipient: str
+    initial: str | None = None
+    graph: str | None = None
 
 
 def plan_text(
@@ -51,9 +49,18 @@ def plan_text(
     parties: tuple[PartyEntry, ...],
     root: str,
     measurements: Mapping[str, Measurement],
-    recipient: str,
+    model: ModelEntry,
 ) -> str:
-    """Returns a plan; `measurements` has one entry for each role."""
+    """Returns a plan.
+
+    Args:
+        recipe: What to train, and how.
+        run: The plan's run.
+        parties: Everybody.
+        root: Name of the trust root.
+        measurements: One entry for each role of which somebody is attested.
+        model: What it says of the model.
+    """
     sections = [
         _PLAN_HEAD.format(
             name=recipe.name,
@@ -65,13 +72,17 @@ def plan_text(
             precision=recipe.precision,
             wire=_wire(recipe),
             mode=_mode(recipe),
+            threads=f"{recipe.threads}".ljust(28),
+            seed=recipe.seed,
             optimizers=_optimizers(recipe),
-            warmup_rounds=recipe.warmup_rounds,
+            schedule=_schedule(recipe),
+            initial=_initial(model.initial),
+            colluders=_colluders(parties),
             evaluate_every=recipe.evaluate_every,
         ),
         *(_party(entry) for entry in parties),
         *(policy_text(role, m, root=root) for role, m in measurements.items()),
-        f"[model]\nrecipients = [{json.dumps(recipient)}]\n",
+        _model(model),
     ]
     return "\n".join(sections)
 
@@ -89,19 +100,6 @@ def policy_text(role: str, measured: Measurement, *, root: str) -> str:
     )
 
 
-def site_text(entry: SiteEntry) -> str:
-    """Returns a party's site file."""
-    return _SITE.format(
-        party=entry.party,
-        tee=entry.tee,
-        addresses=_addresses(entry.ports),
-        custodian=entry.custodian,
-        collateral=COLLATERAL,
-        data='data = "data"\n' if entry.with_data else "",
-        shares=_shares(entry.shares),
-    )
-
-
 def _mode(recipe: Recipe) -> str:
     if recipe.local_steps is None:
         return _MODE_SYNC
@@ -115,17 +113,48 @@ def _wire(recipe: Recipe) -> str:
 
 def _optimizers(recipe: Recipe) -> str:
     """Returns what descends on data, and what the server makes of the mean."""
-    descent = (
-        f"learning_rate = {recipe.learning_rate}, momentum = 0.9,"
-        f" weight_decay = {recipe.weight_decay} }}"
-    )
+    descent = f"learning_rate = {recipe.learning_rate}"
+    if recipe.local_optimizer != "task":
+        descent += (
+            f", momentum = {recipe.momentum}, weight_decay = {recipe.weight_decay}"
+        )
     if recipe.local_steps is None:
-        return f'optimizer = {{ name = "sgd", {descent}'
+        return f'optimizer = {{ name = "sgd", {descent} }}'
+    named = f"name = {json.dumps(recipe.local_optimizer)}, "
     return (
-        f"local_optimizer = {{ {descent}\n"
+        f"local_optimizer = {{ {named}{descent} }}\n"
         "# The server's: at rate 1 the next model is the mean of the workers' models.\n"
         'optimizer = { name = "sgd", learning_rate = 1.0 }'
     )
+
+
+def _schedule(recipe: Recipe) -> str:
+    settings: dict[str, Option] = {
+        "name": recipe.schedule,
+        **recipe.schedule_settings,
+        "warmup_rounds": recipe.warmup_rounds,
+    }
+    return _inline(settings)
+
+
+def _initial(sha256: str | None) -> str:
+    if sha256 is None:
+        return ""
+    return f'initial = {{ file = "{INITIAL_FILE}", sha256 = "{sha256}" }}\n'
+
+
+def _colluders(parties: tuple[PartyEntry, ...]) -> str:
+    """Returns how many owners may pool what they see, where one's node shows it."""
+    if all(entry.platforms is not None for entry in parties):
+        return ""
+    return "tolerated_colluders = 0              # owners see the sums of every round\n"
+
+
+def _model(model: ModelEntry) -> str:
+    lines = ["[model]", f"recipients = [{json.dumps(model.recipient)}]"]
+    if model.graph is not None:
+        lines.append(f"graph = {json.dumps(model.graph)}")
+    return "\n".join(lines) + "\n"
 
 
 def _party(entry: PartyEntry) -> str:
@@ -135,10 +164,17 @@ def _party(entry: PartyEntry) -> str:
         f"role = {json.dumps(entry.role)}",
         f"key = {json.dumps(entry.key)}",
     ]
-    # Or whoever has a machine of that root could run a node under the party's name.
-    lines.append(f"platforms = {json.dumps(list(entry.platforms))}")
+    if entry.platforms is None:
+        lines.append('admit = "identity"')
+    else:
+        # Or whoever has a machine of that root could run a node under its name.
+        lines.append(f"platforms = {json.dumps(list(entry.platforms))}")
     if entry.data:
-        lines += ['admit = "attested"', f"data = {json.dumps(entry.data)}"]
+        if entry.platforms is not None:
+            lines.append('admit = "attested"')
+        lines.append(f"data = {json.dumps(entry.data)}")
+    if entry.data_key:
+        lines.append(f"data_key = {json.dumps(entry.data_key)}")
     # Of each other's keys, custodians know the names alone.
     if entry.state_share:
         lines.append(f"state_share = {json.dumps(entry.state_share)}")
@@ -147,21 +183,7 @@ def _party(entry: PartyEntry) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _addresses(ports: tuple[str, str] | None) -> str:
-    if ports is None:
-        return ""
-    enrolment, training = map(json.dumps, ports)
-    return f"{_ADDRESSES}\nenrolment = {enrolment}\ntraining = {training}\n\n"
-
-
-def _shares(custodians: Mapping[str, str]) -> str:
-    if not custodians:
-        return ""
-    lines = [f"{name} = {json.dumps(at)}" for name, at in custodians.items()]
-    return "\n".join(("", _SHARES, *lines, ""))
-
-
-def _inline(options: Mapping[str, bool | int | float]) -> str:
+def _inline(options: Mapping[str, Option]) -> str:
     pairs = (f"{name} = {json.dumps(value)}" for name, value in options.items())
     return "{ " + ", ".join(pairs) + " }"
 
@@ -193,14 +215,14 @@ rounds = {rounds}
 batch_size = {batch_size}                      # per worker and step
 precision = "{precision}"
 wire = {wire}
-threads = 1                          # per worker; with precision it decides the bits
-seed = 7
+threads = {threads} # per worker; with precision it decides the bits
+seed = {seed}
 {optimizers}
-schedule = {{ name = "cosine", warmup_rounds = {warmup_rounds} }}
-
+schedule = {schedule}
+{initial}
 [rounds]
 quorum = "all"
-evaluate_every = {evaluate_every}
+{colluders}evaluate_every = {evaluate_every}
 """
 
 _POLICY = """\
@@ -214,32 +236,3 @@ rtmr0 = "{rtmr0}"
 rtmr1 = "{rtmr1}"
 rtmr2 = "{rtmr2}"
 """
-
-COLLATERAL = """\
-[collateral]                         # about others' platforms; verified each time
-trust_root = "../../trust-root.der"  # must be the root that the plan names
-directory = "../../collateral"
-"""
-
-_ADDRESSES = """\
-[addresses]                          # the server listens here, workers call here"""
-
-_SHARES = """\
-[shares]                             # custodians of the other parties with a share"""
-
-_SITE = """\
-# What this node alone knows; unhashed. Paths are relative to this file.
-party = "{party}"
-patience_seconds = 120.0             # longest silence; longer than a round computes
-
-[platform]
-kind = "simulated-{tee}"             # software that protects nothing: for trying out
-directory = "insecure-simulated-platform"
-
-{collateral}
-[custodian]                          # this party's own; warrants this node
-address = "{custodian}"
-
-{addresses}[paths]
-runs = "../../runs"
-{data}{shares}"""

@@ -14,8 +14,8 @@ from pathlib import Path
 from cloister.attestation.reports import Tee
 from cloister.cli.custodian_files import write_custodian
 from cloister.cli.custodians import open_keys, open_register
-from cloister.cli.deployment_files import COLLATERAL, SiteEntry, site_text
 from cloister.cli.places import read_custodian_place
+from cloister.cli.site_files import COLLATERAL, SiteEntry, site_text
 from cloister.errors import PlatformError
 from cloister.plan.plan import Role
 from cloister.storage.keys import KeyKind
@@ -24,6 +24,22 @@ from cloister.storage.keys import KeyKind
 _PORTS = range(20_000, 32_000)
 # The owner's word for the keys made here.
 _LABEL = "first"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartyOrder:
+    """A party to make.
+
+    Attributes:
+        name: Its name.
+        role: What its node does.
+        tee: Kind of its simulated platform; None where its key alone admits its node,
+            which runs on the party's own machine.
+    """
+
+    name: str
+    role: Role
+    tee: Tee | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +57,7 @@ class MadeCustodian:
 
 def make_sites(
     draft: Path,
-    parties: Sequence[tuple[str, Tee, Role]],
+    parties: Sequence[PartyOrder],
     *,
     shareholders: Sequence[str],
     at: datetime,
@@ -50,7 +66,7 @@ def make_sites(
 
     Args:
         draft: The deployment's directory.
-        parties: Name, platform and role of everybody.
+        parties: Everybody.
         shareholders: Whose custodians get a share of the state keys.
         at: Now; the custodians record when their keys were made.
 
@@ -59,30 +75,46 @@ def make_sites(
         OSError: Likewise.
     """
     enrolment, training, *addresses = _free_addresses(2 + len(parties))
-    custodians = dict(zip((name for name, _, _ in parties), addresses, strict=True))
+    custodians = dict(zip((it.name for it in parties), addresses, strict=True))
     made: dict[str, MadeCustodian] = {}
-    for name, tee, role in parties:
-        kinds: list[KeyKind] = ["vault"] if role == "recipient" else []
-        if name in shareholders:
-            kinds.append("state-share")
+    for party in parties:
+        name = party.name
         made[name] = _make_custodian(
             draft / "custodians" / name,
             party=name,
             address=custodians[name],
-            kinds=kinds,
+            kinds=_kinds(party, shareholders),
             at=at,
         )
-        others = [it for it in shareholders if it != name and role != "recipient"]
         site = SiteEntry(
             party=name,
-            tee=tee,
-            ports=None if role == "recipient" else (enrolment, training),
+            tee=party.tee,
+            ports=None if party.role == "recipient" else (enrolment, training),
             custodian=custodians[name],
-            with_data=role == "worker",
-            shares={other: custodians[other] for other in others},
+            with_data=party.role == "worker",
+            shares={it: custodians[it] for it in _others(party, shareholders)},
         )
         (draft / "parties" / name / "site.toml").write_text(site_text(site))
     return made
+
+
+def _kinds(party: PartyOrder, shareholders: Sequence[str]) -> list[KeyKind]:
+    """Returns what keys the party's custodian makes."""
+    kinds: list[KeyKind] = []
+    if party.role == "worker":
+        kinds.append("data")
+    if party.role == "recipient":
+        kinds.append("vault")
+    if party.name in shareholders:
+        kinds.append("state-share")
+    return kinds
+
+
+def _others(party: PartyOrder, shareholders: Sequence[str]) -> list[str]:
+    """Returns whose shares the node needs beside its own party's, for its state."""
+    if party.tee is None or party.role == "recipient":
+        return []
+    return [name for name in shareholders if name != party.name]
 
 
 def _make_custodian(

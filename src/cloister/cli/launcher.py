@@ -10,7 +10,7 @@ others are stopped then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from cloister.cli.places import default_custodian_path
 from cloister.cli.processes import (
     Event,
     Member,
+    Printing,
     RunOutcome,
     start_member,
     stop_members,
@@ -36,15 +37,23 @@ class Launcher:
         plan_path: Its file; sites and custodians lie where `init` puts them. A party
             without a custodian there has one elsewhere.
         on_event: Told of every event of every process, as it comes. Those of a
-            custodian have ``"service": "custodian"``.
+            custodian have ``"service": "custodian"``. What the task of a worker by
+            identity prints comes as ``printed``; it goes into no log.
+        only: Whose nodes to start; None for the server's and all workers'.
     """
 
     def __init__(
-        self, plan: Plan, plan_path: Path, *, on_event: Callable[[Event], None]
+        self,
+        plan: Plan,
+        plan_path: Path,
+        *,
+        on_event: Callable[[Event], None],
+        only: Collection[str] | None = None,
     ) -> None:
         self._plan = plan
         self._plan_path = plan_path
         self._on_event = on_event
+        self._only = only
 
     async def run(self) -> RunOutcome:
         """Starts everybody and waits until all nodes have ended.
@@ -61,7 +70,8 @@ class Launcher:
             if failed is not None:
                 return failed
             for party in (self._plan.server, *self._plan.workers):
-                await self._start_node(party, nodes)
+                if self._only is None or party.name in self._only:
+                    await self._start_node(party, nodes)
             return await _until_end(nodes, custodians)
         finally:
             for group in (nodes, custodians):
@@ -83,8 +93,21 @@ class Launcher:
         if party.role == "worker":
             arguments += ["--party", party.name]
         member = await start_member(party.name, arguments)
-        following = member.follow(self._on_event, party=party.name)
+        following = member.follow(
+            self._on_event,
+            prints=printing_of(party),
+            party=party.name,
+        )
         started[asyncio.create_task(following)] = member
+
+
+def printing_of(party: Party) -> Printing:
+    """Returns what becomes of what a party's task prints.
+
+    A worker by identity is its owner's own machine. An attested node runs among others'
+    eyes, so whatever its task lets slip goes nowhere.
+    """
+    return "shown" if party.admit == "identity" else "unheard"
 
 
 async def _until_all_said(members: Following, kind: str) -> RunOutcome | None:

@@ -11,6 +11,7 @@ import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
@@ -19,11 +20,13 @@ from cloister.cli.interpreter import NODE_ENVIRONMENT, node_command
 from cloister.errors import PlatformError
 
 Event = dict[str, object]
+Printing = Literal["shown", "unheard"]
 
 # After a polite signal a process has this long to stop in order.
 _STOP_SECONDS = 15.0
 _MAX_LINE_BYTES = 1024 * 1024
 _KEPT_STDERR_BYTES = 8192
+_MAX_PRINTED_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +64,17 @@ class Member:
         return self._said.setdefault(kind, asyncio.Event())
 
     async def follow(
-        self, on_event: Callable[[Event], None], **always: str
+        self,
+        on_event: Callable[[Event], None],
+        *,
+        prints: Printing = "unheard",
+        **always: str,
     ) -> RunOutcome:
         """Returns how the process ended; tells of its events as they come.
 
         Args:
             on_event: Told of every event.
+            prints: What becomes of a line that is no event: what a task prints.
             always: What stands in every event, also in one that came before a log.
         """
         if self.process.stdout is None or self.process.stderr is None:
@@ -74,9 +82,12 @@ class Member:
         errors = asyncio.create_task(_tail(self.process.stderr))
         failure: Event | None = None
         async for line in self.process.stdout:
-            event = _event_in(line, always)
+            event = _event_in(line)
+            if event is None and prints == "shown":
+                event = _printed(line)
             if event is None:
                 continue
+            event |= always
             if event.get("event") == "failed":
                 failure = event
             self.said(str(event.get("event"))).set()
@@ -132,7 +143,7 @@ async def stop_members(members: Iterable[Member]) -> None:
             await process.wait()
 
 
-def _event_in(line: bytes, always: dict[str, str]) -> Event | None:
+def _event_in(line: bytes) -> Event | None:
     try:
         event = msgspec.json.decode(line, type=Event)
     except msgspec.DecodeError:
@@ -140,7 +151,14 @@ def _event_in(line: bytes, always: dict[str, str]) -> Event | None:
     error = event.get("error")
     if isinstance(error, dict):  # before the process had a log
         event = {"event": "failed", **error}
-    return {**event, **always}
+    return event
+
+
+def _printed(line: bytes) -> Event | None:
+    """Returns the event for a line of text, without what steers a terminal."""
+    text = line[:_MAX_PRINTED_BYTES].decode(errors="replace")
+    text = "".join(c if c.isprintable() else " " for c in text).strip()
+    return {"event": "printed", "text": text} if text else None
 
 
 async def _tail(stream: asyncio.StreamReader) -> str:

@@ -92,6 +92,8 @@ class LiveReporter:
 
     def __call__(self, event: Event) -> None:
         """Takes one event of one node."""
+        if event.get("event") == "printed":
+            _show_printed(event, self._live.console)
         self._view.take(event)
         self._progress.update(
             self._bar, completed=self._view.round, description=self._view.line()
@@ -140,6 +142,8 @@ class LineReporter(_Unheld):
             whom = event.get("peer", "")
             line = f"  {party}: {kind} {whom} {what}".rstrip()
             self._console.print(line, soft_wrap=True)
+        elif kind == "printed":
+            _show_printed(event, self._console)
         elif kind in {"round", "evaluation"} and self._is_server(party):
             self._rounds(kind == "evaluation")
 
@@ -177,6 +181,12 @@ def reporter_for(plan: Plan, console: Console) -> Reporter:
     if console.is_terminal:
         return LiveReporter(plan, console)
     return LineReporter(plan, console)
+
+
+def _show_printed(event: Event, console: Console) -> None:
+    """Shows what an owner's own node printed."""
+    line = f"  {event.get('party')}: {event.get('text')}"
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _short(measurements: object) -> str:

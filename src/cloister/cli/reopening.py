@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloister.cli.places import read_place
-from cloister.errors import ConfigError
+from cloister.cli.data_sealing import data_key
+from cloister.cli.party_data import find_data
+from cloister.cli.places import (
+    CustodianPlace,
+    default_custodian_path,
+    read_custodian_place,
+    read_place,
+)
 from cloister.federation.messages import EvaluationReport
 from cloister.federation.rounds.reports import mean_metrics
-from cloister.federation.task import LearnerSettings
+from cloister.federation.task import LearnerSettings, Task
 from cloister.federation.task_loading import load_task, read_task_source
-from cloister.plan.plan import Plan
+from cloister.plan.plan import Party, Plan
+from cloister.storage.keys import KeyKind, Secret
 from cloister.storage.model_vault import OpenedModel
-from cloister.storage.raw_shard import open_raw_shard
+from cloister.storage.records import DataSource
 
 
 def evaluate_opened(
@@ -20,7 +27,7 @@ def evaluate_opened(
 ) -> dict[str, float]:
     """Returns the opened model's metrics over all parties' held-out records.
 
-    Works where one person has every party's data, as in a demonstration.
+    Works where one person has every party's data and custodian, as in a demonstration.
 
     Raises:
         CloisterError: If the task or a party's data cannot be opened.
@@ -35,10 +42,7 @@ def evaluate_opened(
     model = task.load_exported(opened.arrays)
     reports = []
     for party in plan.workers:
-        place = read_place(plan_path, role="worker", party=party.name, site_path=None)
-        if place.site.paths.data is None:
-            raise ConfigError(f"{party.name!r} has no data", code="data-missing")
-        source = open_raw_shard(place.at_site(place.site.paths.data), task.schema())
+        source = open_here(plan_path, party, task)
         settings = LearnerSettings(
             party=party.name,
             batch_size=plan.training.batch_size,
@@ -53,3 +57,32 @@ def evaluate_opened(
             EvaluationReport(examples=evaluation.examples, sums=dict(evaluation.sums))
         )
     return mean_metrics(reports)
+
+
+class _CustodiansKey:
+    """The data key of a custodian that runs here, as a node would get it."""
+
+    def __init__(self, custodian: CustodianPlace, party: Party) -> None:
+        self._custodian = custodian
+        self._party = party
+
+    def key(self, kind: KeyKind) -> Secret:
+        """Returns the party's data key.
+
+        Raises:
+            CloisterError: If the custodian does not have it.
+        """
+        if kind != "data":
+            raise RuntimeError("records are opened with a data key alone")
+        return data_key(self._custodian, self._party.data_key)
+
+
+def open_here(plan_path: Path, party: Party, task: Task) -> DataSource:
+    """Returns a worker's records, with the key that its custodian here keeps.
+
+    Raises:
+        CloisterError: If they are not what the plan pins, or do not open.
+    """
+    place = read_place(plan_path, role="worker", party=party.name, site_path=None)
+    custodian = read_custodian_place(default_custodian_path(plan_path, party.name))
+    return find_data(place, task).open(_CustodiansKey(custodian, party))

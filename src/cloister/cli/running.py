@@ -58,6 +58,16 @@ def run_plan(plan: Plan, plan_path: Path, *, reporter: Reporter) -> None:
             outcome = asyncio.run(_run(plan, plan_path, reporter))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+    raise_failure(outcome)
+
+
+def raise_failure(outcome: RunOutcome) -> None:
+    """Ends a run that did not go to its end.
+
+    Raises:
+        CloisterError: With the words of the first process that failed.
+        KeyboardInterrupt: If the run was interrupted.
+    """
     if outcome.code == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if outcome.code != ExitCode.OK:

@@ -29,7 +29,7 @@ def order(directory: Path, *, workers: Named, recipients: Named) -> DeploymentOr
 def test_the_shares_are_the_servers_and_the_first_workers(tmp_path: Path) -> None:
     made = order(tmp_path, workers=WORKERS, recipients=(("rita", "tdx"),))
     assert made.shareholders == ("aggregator", "alice")
-    assert [(name, role) for name, _, role in made.parties] == [
+    assert [(it.name, it.role) for it in made.parties] == [
         ("aggregator", "server"),
         ("alice", "worker"),
         ("bob", "worker"),

@@ -11,13 +11,9 @@ from tests.support.plan_tree import (
     measurement_of,
 )
 
-from cloister.cli.deployment_files import (
-    PartyEntry,
-    SiteEntry,
-    plan_text,
-    site_text,
-)
+from cloister.cli.deployment_files import ModelEntry, PartyEntry, plan_text
 from cloister.cli.recipes import DIGITS, Recipe
+from cloister.cli.site_files import SiteEntry, site_text
 from cloister.plan.plan import Plan, parse_plan
 from cloister.plan.training import CosineSchedule, LocalOptimizer, SgdOptimizer
 
@@ -30,6 +26,10 @@ ROLES = {
 }
 
 
+def data_key_of(number: int) -> str:
+    return f"sha256:{number + 16:064x}"
+
+
 def entry(number: int, name: str, role: str) -> PartyEntry:
     return PartyEntry(
         name=name,
@@ -37,6 +37,7 @@ def entry(number: int, name: str, role: str) -> PartyEntry:
         key=f"ed25519:{number:064x}",
         platforms=(32 * str(number),),
         data=f"sha256:{number:064x}" if role == "worker" else None,
+        data_key=data_key_of(number) if role == "worker" else None,
         state_share=SHARES.get(name),
         recipient=THEIR_RECIPIENT if role == "recipient" else None,
     )
@@ -53,7 +54,7 @@ def written(roles: Mapping[str, str], *, recipe: Recipe = DIGITS) -> Plan:
         ),
         root=ROOT,
         measurements={role: measurement_of(role) for role in set(roles.values())},
-        recipient=RECIPIENT,
+        model=ModelEntry(recipient=RECIPIENT),
     )
     return parse_plan(text.encode())
 
@@ -74,6 +75,7 @@ def site(name: str, role: str, shares: Mapping[str, str]) -> str:
 def test_a_written_plan_names_every_key_of_its_parties() -> None:
     plan = written(ROLES)
     assert {p.name: p.state_share for p in plan.shareholders} == SHARES
+    assert [p.data_key for p in plan.workers] == [data_key_of(2), data_key_of(3)]
     assert plan.recipients == (RECIPIENT, THEIR_RECIPIENT)
     assert plan.policy_of("rita").sgx[0].mr_enclave == (
         measurement_of("recipient").mr_enclave.hex()
@@ -120,7 +122,7 @@ def test_a_written_site_says_where_the_other_shareholders_are() -> None:
     others = {"aggregator": "127.0.0.1:7004", "alice": "127.0.0.1:7005"}
     tree = tomllib.loads(site("bob", "worker", others))
     assert tree["shares"] == others
-    assert tree["paths"] == {"runs": "../../runs", "data": "data"}
+    assert tree["paths"] == {"runs": "../../runs", "data": "data.sealed"}
     assert tree["custodian"] == {"address": "127.0.0.1:7003"}
     assert tree["addresses"] == {
         "enrolment": "127.0.0.1:7001",

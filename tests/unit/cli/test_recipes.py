@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cloister.cli.commands.init import order_for
-from cloister.cli.recipes import CIFAR, DIGITS, LOCAL_STEPS, Recipe
+from cloister.cli.recipe_data import deal_cifar, deal_digits, deal_mnist
+from cloister.cli.recipes import CIFAR, DIGITS, LOCAL_STEPS, RECIPES, Recipe
+from cloister.errors import ConfigError
+from cloister.federation.task_loading import load_task, read_task_source
 from cloister.plan.training import Mode, Wire
 
 
@@ -64,3 +68,61 @@ def test_the_shortest_recipe_has_a_round() -> None:
 
 def test_the_wire_is_as_ordered() -> None:
     assert recipe(wire="bfloat16").wire == "bfloat16"
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipes_task_is_one_with_its_options(name: str) -> None:
+    found = order_for(Path("new"), data=None, name=name)
+    recipe = found.recipe
+    task = load_task(
+        read_task_source(recipe.task),
+        filename=recipe.task.name,
+        class_name=recipe.task_class,
+        options=recipe.options,
+        simulated=True,
+    )
+    assert task.schema().record_bytes
+    assert recipe.name == name
+    assert [worker for worker, _ in found.workers] == list(recipe.workers)
+
+
+def test_bundled_data_goes_with_the_tasks_that_it_is_for() -> None:
+    for name in ("digits", "breast-cancer"):
+        found = RECIPES[name]
+        for stream in found.deal(None, found.workers, 7).values():
+            task = load_task(
+                read_task_source(found.task),
+                filename=found.task.name,
+                class_name=found.task_class,
+                options=found.options,
+                simulated=True,
+            )
+            assert stream.schema == task.schema()
+
+
+def test_a_source_of_bundled_data_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        deal_digits(Path("cifar"), ["alice"], 7)
+    assert caught.value.code == "data-unused"
+
+
+@pytest.mark.parametrize("source", [None, Path("nowhere")])
+def test_data_that_is_not_there_is_refused(source: Path | None) -> None:
+    for deal in (deal_cifar, deal_mnist):
+        with pytest.raises(ConfigError) as caught:
+            deal(source, ["alice"], 7)
+        assert caught.value.code == "data-missing"
+
+
+def test_of_a_single_pair_of_mnist_files_the_last_fifth_is_held_out(
+    tmp_path: Path,
+) -> None:
+    labels, images = np.zeros(10, np.uint8), np.zeros((10, 28, 28), np.uint8)
+    for kind, array in (("labels", labels), ("images", images)):
+        header = np.array([0x800 + array.ndim, *array.shape], ">u4").tobytes()
+        name = f"t10k-{kind}-idx{array.ndim}-ubyte"
+        (tmp_path / name).write_bytes(header + array.tobytes())
+    dealt = deal_mnist(tmp_path, ["alice", "bob"], 7)
+    for stream in dealt.values():
+        sizes = {chunk.split: len(chunk) for chunk in stream.chunks()}
+        assert sizes == {"train": 4, "held-out": 1}

@@ -13,24 +13,29 @@ from cloister.cli.deployment import TEES, DeploymentOrder, write_deployment
 from cloister.cli.hardening import harden_process
 from cloister.cli.host_time import utc_now
 from cloister.cli.output import write_json
-from cloister.cli.recipes import CIFAR, DIGITS, LOCAL_STEPS
+from cloister.cli.recipes import CIFAR, DIGITS, LOCAL_STEPS, RECIPES
 from cloister.plan.training import Mode, Wire
+from cloister.workloads.precision import has_fast_bfloat16
 
 
 @click.command("init")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
+    "--recipe",
+    "name",
+    type=click.Choice(sorted(RECIPES)),
+    help="What to train  [default: digits; with --data a short cifar-10]",
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="A CIFAR-10 binary directory to distribute  [default: handwritten digits]",
+    help="Where the data lies that is dealt out and sealed  [default: bundled data]",
 )
 @click.option(
     "--worker",
     "workers",
     multiple=True,
-    default=("alice", "bob"),
-    show_default=True,
-    help="A worker's name; repeat for more.",
+    help="A worker's name; repeat for more  [default: as the recipe has them]",
 )
 @click.option(
     "--recipient",
@@ -58,10 +63,14 @@ from cloister.plan.training import Mode, Wire
     type=click.Choice(TEES),
     help="Simulate this for all  [default: sgx and tdx in turn]",
 )
+@click.option(
+    "--graph", is_flag=True, help="Have the first worker seal the network's structure."
+)
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 def command(  # noqa: PLR0913 - one for each option
     *,
     directory: Path,
+    name: str | None,
     data: Path | None,
     workers: tuple[str, ...],
     recipients: tuple[str, ...],
@@ -69,15 +78,17 @@ def command(  # noqa: PLR0913 - one for each option
     mode: Mode,
     wire: Wire,
     tee: Tee | None,
+    graph: bool,
     as_json: bool,
 ) -> None:
     """Write a simulated deployment to DIRECTORY: plan, task, sites, custodians, data.
 
-    Nobody has signed its plan then.
+    The data is sealed; nobody has signed the plan then.
     """
     harden_process()  # every party's key is about to be in its memory
     order = order_for(
         directory,
+        name=name,
         data=data,
         workers=workers,
         recipients=recipients,
@@ -85,6 +96,7 @@ def command(  # noqa: PLR0913 - one for each option
         mode=mode,
         wire=wire,
         tee=tee,
+        graph=graph,
     )
     plan_path = write_deployment(
         order, at=utc_now(), tell=lambda line: click.echo(line, err=True)
@@ -103,40 +115,35 @@ def order_for(  # noqa: PLR0913 - one for each option
     directory: Path,
     *,
     data: Path | None,
-    workers: tuple[str, ...],
-    rounds: int | None,
-    tee: Tee | None,
+    name: str | None = None,
+    workers: tuple[str, ...] = (),
+    rounds: int | None = None,
+    tee: Tee | None = None,
     recipients: tuple[str, ...] = (),
     mode: Mode = "sync-sgd",
     wire: Wire = "float32",
+    graph: bool = False,
 ) -> DeploymentOrder:
-    """Returns the order for a deployment with the usual recipe for its data."""
-    recipe = replace(DIGITS if data is None else CIFAR, wire=wire)
+    """Returns the order for a deployment with a recipe; the usual one for its data."""
+    usual = DIGITS if data is None else CIFAR
+    recipe = replace(RECIPES[name] if name else usual, wire=wire)
     if recipe.precision == "bfloat16" and not has_fast_bfloat16():
         recipe = replace(recipe, precision="float32")
     if mode == "fedavg":
         recipe = recipe.averaged(local_steps=LOCAL_STEPS)
     if rounds is not None:
-        recipe = replace(
-            recipe, rounds=rounds, warmup_rounds=min(recipe.warmup_rounds, rounds)
-        )
+        recipe = recipe.for_rounds(rounds)
     turn = (tee,) if tee else TEES
+    chosen = workers or recipe.workers
     return DeploymentOrder(
         directory=directory,
         recipe=recipe,
         run=f"{utc_now():%Y-%m-%d}-a",
-        workers=tuple((name, turn[i % len(turn)]) for i, name in enumerate(workers)),
+        workers=tuple((name, turn[i % len(turn)]) for i, name in enumerate(chosen)),
         recipients=tuple(
             (name, turn[i % len(turn)]) for i, name in enumerate(recipients)
         ),
         server_tee=turn[0],
         data=data,
+        graph=graph,
     )
-
-
-def has_fast_bfloat16() -> bool:
-    """Returns whether this CPU multiplies bfloat16 in hardware (AMX)."""
-    try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
