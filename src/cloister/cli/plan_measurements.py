@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 
 from cloister.attestation.platforms.measurement import Measurement
+from cloister.attestation.policy import Policy
 from cloister.errors import ConfigError
-from cloister.plan.plan import Role
+from cloister.plan.plan import Plan, Role
 
 _NAMES = ("mr_enclave", "mrtd", "rtmr0", "rtmr1", "rtmr2")
 _SECTION = re.compile(
@@ -65,3 +66,29 @@ def _check_once(role: str, sections: list[str]) -> None:
         or "none",
         remedy="Edit the plan; `cloister measure PLAN` prints the values.",
     )
+
+
+def check_asks_for(plan: Plan, measured: Mapping[Role, Measurement]) -> None:
+    """Checks that a plan's policies ask for these measurements and no others.
+
+    Raises:
+        ConfigError: If one does not (``policy-ambiguous``).
+    """
+    for role, measurement in measured.items():
+        policy: Policy | None = getattr(plan.policy, role)
+        if policy is None:
+            continue
+        wanted = {name: getattr(measurement, name).hex() for name in _NAMES}
+        asked = [("mr_enclave", it.mr_enclave) for it in policy.sgx]
+        asked += [(name, getattr(it, name)) for it in policy.tdx for name in _NAMES[1:]]
+        differing = [name for name, value in asked if value != wanted[name]]
+        if differing or not asked:
+            raise ConfigError(
+                f"the measurements of the {role} are spelled in a way that this does"
+                " not edit",
+                code="policy-ambiguous",
+                expected=f"[policy.{role}] with sgx and tdx as `cloister init` writes"
+                " them",
+                got=f"{', '.join(differing) or 'none'} as before",
+                remedy="Edit the plan; `cloister measure PLAN` prints the values.",
+            )

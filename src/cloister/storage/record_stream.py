@@ -13,8 +13,18 @@ from typing import Protocol
 
 from cloister.storage.records import Batch, Schema, SplitName
 
-# Bounds the memory that sealing takes, whatever the size of the source.
+# They bound the memory that sealing takes, whatever the size of the source.
 CHUNK_RECORDS = 1024
+CHUNK_BYTES = 16 * 2**20
+
+
+def chunk_records(record_bytes: int) -> int:
+    """Returns how many records of this length make a chunk: one at least.
+
+    Args:
+        record_bytes: Length of a record.
+    """
+    return max(1, min(CHUNK_RECORDS, CHUNK_BYTES // record_bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

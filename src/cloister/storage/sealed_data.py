@@ -16,7 +16,7 @@ from cloister.errors import StorageError
 from cloister.storage.data_manifest import Manifest
 from cloister.storage.keys import Secret, key_id
 from cloister.storage.manifest_signature import SignedManifest, verify_manifest
-from cloister.storage.record_layout import layout_digest
+from cloister.storage.record_layout import check_schema, layout_digest
 from cloister.storage.records import Schema
 from cloister.storage.sealed_data_set import SealedDataSet
 from cloister.storage.sealed_file import HeldFile, check_length, manifest_line
@@ -121,6 +121,8 @@ class UnopenedData:
             schema: The task's.
 
         Raises:
+            ConfigError: If no record could follow the task's schema
+                (``schema-invalid``).
             StorageError: If the key is another (``data-key-differs``), or the records
                 are not the task's (``data-schema``).
         """
@@ -174,6 +176,7 @@ def read_sealed_data(path: Path) -> UnopenedData:
 def _bounded(path: Path, stored: Schema, wanted: Schema) -> Schema:
     """Returns the stored fields, each with the narrower of both bounds."""
     remedy = "Seal the data in the task's format, or correct schema() in the task."
+    check_schema(wanted)
     if layout_digest(stored) != layout_digest(wanted):
         raise StorageError(
             f"the records of {path} are not the task's",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from typing_extensions import override
@@ -14,11 +13,10 @@ from cloister.storage.keys import Secret
 from cloister.storage.manifest_signature import SignedManifest
 from cloister.storage.record_cipher import TAG_BYTES, RecordCipher
 from cloister.storage.record_layout import layout_digest
+from cloister.storage.record_stream import chunk_records
 from cloister.storage.records import DataSource, Schema, SplitName
 from cloister.storage.sealed_file import MAGIC, HeldFile
 from cloister.storage.sealed_records import SealedRecords
-
-_VERIFY_RECORDS: Final = 256
 
 
 class SealedDataSet(DataSource):
@@ -35,7 +33,7 @@ class SealedDataSet(DataSource):
         digest: What a plan's ``data`` pins.
     """
 
-    __slots__ = ("_path", "_splits", "digest")
+    __slots__ = ("_path", "_piece", "_splits", "digest")
 
     def __init__(
         self,
@@ -59,6 +57,7 @@ class SealedDataSet(DataSource):
         }
         self.digest = signed.digest
         self._path = path
+        self._piece = chunk_records(schema.record_bytes)
         self._splits = {
             name: SealedRecords(
                 path,
@@ -106,8 +105,8 @@ class SealedDataSet(DataSource):
         """
         done = 0
         for records in self._splits.values():
-            for start in range(0, len(records), _VERIFY_RECORDS):
-                stop = min(start + _VERIFY_RECORDS, len(records))
+            for start in range(0, len(records), self._piece):
+                stop = min(start + self._piece, len(records))
                 records.read(np.arange(start, stop))
                 done += stop - start
                 on_records(done)

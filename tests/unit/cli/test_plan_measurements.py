@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.plan_tree import plan_tree, put, toml_of
 
 from cloister.attestation.platforms.measurement import Measurement
 from cloister.cli.deployment_files import policy_text
-from cloister.cli.plan_measurements import with_measurements
+from cloister.cli.plan_measurements import check_asks_for, with_measurements
 from cloister.errors import ConfigError
-from cloister.plan.plan import Role
+from cloister.plan.plan import Plan, Role, parse_plan
 
+NAMES = ("mr_enclave", "mrtd", "rtmr0", "rtmr1", "rtmr2")
 ROOT = f"simulated:sha256:{64 * 'e'}"
 HEAD = '[plan]\nname = "x"   # stays\n\n'
 TAIL = '\n[model]\nrecipients = ["age1..."]\n'
@@ -68,3 +70,20 @@ def test_what_is_not_one_build_is_left_to_people(section: str, got: str) -> None
     with pytest.raises(ConfigError) as caught:
         with_measurements(f"[policy.worker]\n{section}", {"worker": measurement(7)})
     assert (caught.value.code, caught.value.got) == ("policy-ambiguous", got)
+
+
+def asking_for(worker: Measurement) -> Plan:
+    tree = plan_tree()
+    values = {name: getattr(worker, name).hex() for name in NAMES}
+    reference = {"mr_enclave": values.pop("mr_enclave")}
+    put(tree, ("policy", "worker", "sgx"), [reference])
+    return parse_plan(toml_of(put(tree, ("policy", "worker", "tdx"), [values])))
+
+
+def test_a_plan_that_was_not_rewritten_is_told_of() -> None:
+    # TOML has spellings of a section that the text search does not know.
+    check_asks_for(asking_for(measurement(20)), {"worker": measurement(20)})
+    with pytest.raises(ConfigError) as caught:
+        check_asks_for(asking_for(measurement(1)), {"worker": measurement(20)})
+    assert caught.value.code == "policy-ambiguous"
+    assert "mr_enclave, mrtd" in caught.value.got

@@ -125,6 +125,17 @@ def test_any_prefix_and_any_extra_byte_are_refused_and_nothing_is_left(
     assert refusal(files).code == expected
 
 
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_file_that_grows_while_it_is_read_is_refused(
+    files: PliniusFiles, kind: str
+) -> None:
+    stream = opened(files)
+    with getattr(files, kind).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(StorageError):
+        read_stream(stream)
+
+
 @pytest.mark.parametrize("kind", ["image", "label"])
 @pytest.mark.parametrize("part", [0, 16, 28])
 def test_the_record_whose_tag_fails_is_named(

@@ -27,6 +27,7 @@ from tests.support.sealed_sets import (
 from cloister.errors import ConfigError, StorageError
 from cloister.storage.keys import Secret
 from cloister.storage.manifest_signature import sign_manifest
+from cloister.storage.record_stream import CHUNK_BYTES
 from cloister.storage.records import Batch, Field, Schema
 from cloister.storage.sealed_data import read_sealed_data
 from cloister.storage.sealed_file import END, MAGIC
@@ -320,6 +321,31 @@ def test_values_are_held_to_the_tasks_bound_where_the_manifest_names_none(
     assert code_of(lambda: train.read(np.array([1, 2]))) == "data-value-out-of-range"
     wider = Schema(fields=(replace(field, below=42),))
     assert read_sealed_data(made.path).open(DATA_KEY, schema=wider).verify() == 3
+
+
+@pytest.mark.parametrize("field", [replace(PRICE, below=9), replace(LABEL, below=0)])
+def test_a_task_with_a_bound_that_means_nothing_is_refused(
+    kept: SealedSet, field: Field
+) -> None:
+    fields = [field if it.name == field.name else it for it in SCHEMA.fields]
+    found = kept.found()
+    with pytest.raises(ConfigError) as caught:
+        found.open(DATA_KEY, schema=Schema(fields=tuple(fields)))
+    assert caught.value.code == "schema-invalid"
+
+
+def test_memory_does_not_grow_with_the_record(tmp_path: Path) -> None:
+    size = 4 * 2**20
+    columns: Batch = {"x": np.zeros((24, size), np.uint8)}
+    schema = Schema(fields=(Field(name="x", dtype="uint8", shape=(size,)),))
+    stream = ColumnStream(splits={"train": columns}, schema=schema, chunk_records=4)
+    made = sealed_set(tmp_path / "s", stream=stream)
+    tracemalloc.start()
+    try:
+        assert made.opened().verify() == 24
+        assert tracemalloc.get_traced_memory()[1] < 4 * CHUNK_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cloister.attestation.platforms.measurement import (
 )
 from cloister.cli.interpreter import isolated_path
 from cloister.cli.output import write_json
-from cloister.cli.plan_measurements import with_measurements
+from cloister.cli.plan_measurements import check_asks_for, with_measurements
 from cloister.cli.quote_file import read_bytes
 from cloister.cli.sources import read_sources
 from cloister.errors import StorageError
@@ -101,8 +101,8 @@ def _rewrite(plan_path: Path, measured: Mapping[Role, Measurement]) -> None:
         StorageError: If the file cannot be written.
     """
     text = with_measurements(read_bytes(plan_path).decode(), measured).encode()
-    # What is written must be what `run` accepts.
-    parse_plan(text)
+    # What is written must be what `run` accepts; TOML has more spellings than we edit.
+    check_asks_for(parse_plan(text), measured)
     try:
         write_whole(plan_path, text)
     except OSError as error:
