@@ -15,13 +15,14 @@ from cloister.cli.places import read_custodian_place
 from cloister.errors import ConfigError
 from cloister.storage.formats import open_format
 from cloister.storage.record_layout import check_schema
-from cloister.storage.record_stream import CHUNK_RECORDS, Chunk, RecordStream
+from cloister.storage.record_stream import Chunk, RecordStream, chunk_records
 from cloister.storage.records import Batch, DataSource, Field, Schema, SplitName
 from cloister.storage.sealed_data import read_sealed_data
 
 Arrays = Mapping[str, NDArray[np.generic]]
 # Records of any format; a directory that one of the formats reads; arrays by field,
-# one row a record; or such arrays by split.
+# one row a record; or such arrays by split. Whose values are mappings is by split,
+# whatever the names: a field may be called `train`, too.
 PartyData = RecordStream | Path | str | Arrays | Mapping[str, Arrays]
 
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -87,10 +88,11 @@ class _SourceStream:
         return sum(len(self.source.split(split)) for split in self.splits)
 
     def chunks(self) -> Iterator[Chunk]:
+        step = chunk_records(self.schema.record_bytes)
         for split in self.splits:
             records = self.source.split(split)
-            for start in range(0, len(records), CHUNK_RECORDS):
-                stop = min(start + CHUNK_RECORDS, len(records))
+            for start in range(0, len(records), step):
+                stop = min(start + step, len(records))
                 yield Chunk(split=split, columns=records.read(np.arange(start, stop)))
 
 
@@ -110,12 +112,15 @@ class _ArrayStream:
         return sum(_length(columns) for columns in self.splits.values())
 
     def chunks(self) -> Iterator[Chunk]:
+        step = chunk_records(self.schema.record_bytes)
         for split, columns in self.splits.items():
-            for start in range(0, _length(columns), CHUNK_RECORDS):
-                some = slice(start, start + CHUNK_RECORDS)
+            for start in range(0, _length(columns), step):
                 yield Chunk(
                     split=split,
-                    columns={name: column[some] for name, column in columns.items()},
+                    columns={
+                        name: _native(column[start : start + step])
+                        for name, column in columns.items()
+                    },
                 )
 
 
@@ -123,8 +128,12 @@ def _directory(place: Path, *, held_out: float) -> RecordStream:
     for name, pattern in _PATTERNS.items():
         if not any(place.glob(pattern)):
             continue
-        if name == "cifar-10" or _tells_splits(name, place):
+        try:
             return open_format(name, place)
+        except ConfigError as error:
+            # Which sources say it themselves is the format's to know.
+            if error.code != "held-out-unsaid":
+                raise
         total = open_format(name, place, held_out="all").total
         if total is None:
             raise RuntimeError("a directory's formats know their totals")
@@ -137,16 +146,10 @@ def _directory(place: Path, *, held_out: float) -> RecordStream:
     )
 
 
-def _tells_splits(name: str, place: Path) -> bool:
-    if name == "mnist":
-        return any(place.glob("train-*")) and any(place.glob("t10k-*"))
-    return (place / "held-out").is_dir()
-
-
 def _arrays(
     data: Arrays | Mapping[str, Arrays], schema: Schema, *, held_out: float
 ) -> RecordStream:
-    if set(data) <= set(_SPLITS):
+    if _by_split(data):
         given = cast("Mapping[SplitName, Arrays]", data)
         splits = {s: _columns(given[s], schema) for s in _SPLITS if s in given}
     else:
@@ -160,6 +163,25 @@ def _arrays(
     return _ArrayStream(schema=check_schema(schema), splits=splits)
 
 
+def _by_split(data: Mapping[str, object]) -> bool:
+    """Returns whether the values are mappings: then the names are those of splits."""
+    if not any(isinstance(value, Mapping) for value in data.values()):
+        return False
+    if not (
+        set(data) <= set(_SPLITS)
+        and all(isinstance(value, Mapping) for value in data.values())
+    ):
+        raise ConfigError(
+            "these arrays are neither by field nor by split",
+            code="data-schema",
+            expected="one array a field, or one mapping of such arrays for each of "
+            + " and ".join(_SPLITS),
+            got=", ".join(map(ascii, data)),
+            remedy="Take another name, or leave it away.",
+        )
+    return True
+
+
 def _columns(arrays: Arrays, schema: Schema) -> Batch:
     """Returns the arrays in the schema's order, if they are its fields."""
     found = {name: np.asarray(array) for name, array in arrays.items()}
@@ -168,12 +190,21 @@ def _columns(arrays: Arrays, schema: Schema) -> Batch:
             raise _not_the_tasks(schema, ", ".join(found))
     for field_ in schema.fields:
         array = found[field_.name]
-        if array.dtype.name != field_.dtype or array.shape[1:] != field_.shape:
+        # The name is the same for either order of bytes; chunks have the machine's.
+        if (
+            array.dtype.name != field_.dtype
+            or not array.ndim
+            or array.shape[1:] != field_.shape
+        ):
             raise _not_the_tasks(schema, _in_words_of(field_.name, array))
     if len({len(array) for array in found.values()}) != 1:
         lengths = ", ".join(f"{name}: {len(array)}" for name, array in found.items())
         raise _not_the_tasks(schema, f"arrays of different lengths ({lengths})")
     return {field_.name: found[field_.name] for field_ in schema.fields}
+
+
+def _native(rows: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.asarray(rows, rows.dtype.newbyteorder("="))
 
 
 def _count(share: float, total: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cloister.attestation.platforms.measurement import Measurement
 from cloister.cli.recipes import Recipe
+from cloister.cli.toml_values import toml_table, toml_value
 from cloister.plan.values import Option
 
 INITIAL_FILE = "start.safetensors"  # beside the plan
@@ -60,13 +61,17 @@ def plan_text(
         root: Name of the trust root.
         measurements: One entry for each role of which somebody is attested.
         model: What it says of the model.
+
+    Raises:
+        ConfigError: If an option or a setting of the recipe is no value of a plan; it
+            is named (``value-invalid``).
     """
     sections = [
         _PLAN_HEAD.format(
             name=recipe.name,
             run=run,
             task_class=recipe.task_class,
-            options=_inline(recipe.options),
+            options=toml_table(recipe.options),
             rounds=recipe.rounds,
             batch_size=recipe.batch_size,
             precision=recipe.precision,
@@ -120,7 +125,8 @@ def _optimizers(recipe: Recipe) -> str:
         )
     if recipe.local_steps is None:
         return f'optimizer = {{ name = "sgd", {descent} }}'
-    named = f"name = {json.dumps(recipe.local_optimizer)}, "
+    optimizer = toml_value(recipe.local_optimizer, name="local_optimizer")
+    named = f"name = {optimizer}, "
     return (
         f"local_optimizer = {{ {named}{descent} }}\n"
         "# The server's: at rate 1 the next model is the mean of the workers' models.\n"
@@ -134,7 +140,7 @@ def _schedule(recipe: Recipe) -> str:
         **recipe.schedule_settings,
         "warmup_rounds": recipe.warmup_rounds,
     }
-    return _inline(settings)
+    return toml_table(settings)
 
 
 def _initial(sha256: str | None) -> str:
@@ -181,11 +187,6 @@ def _party(entry: PartyEntry) -> str:
     if entry.recipient:
         lines.append(f"recipient = {json.dumps(entry.recipient)}")
     return "\n".join(lines) + "\n"
-
-
-def _inline(options: Mapping[str, Option]) -> str:
-    pairs = (f"{name} = {json.dumps(value)}" for name, value in options.items())
-    return "{ " + ", ".join(pairs) + " }"
 
 
 _MODE_SYNC = """\

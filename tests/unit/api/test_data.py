@@ -17,6 +17,7 @@ from cloister.cli.host_time import utc_now
 from cloister.cli.places import read_custodian_place
 from cloister.cli.site_files import COLLATERAL
 from cloister.errors import ConfigError, StorageError, VerificationError
+from cloister.storage.formats import open_format
 from cloister.storage.record_stream import Chunk, RecordStream
 from cloister.storage.records import Field, Schema
 
@@ -69,6 +70,41 @@ def test_arrays_by_split_stay_in_their_splits() -> None:
     assert lengths(stream) == {"train": 4, "held-out": 2}
 
 
+def test_a_field_may_be_called_as_a_split_is() -> None:
+    schema = Schema(fields=(Field(name="train", dtype="float32", shape=(2,)),))
+    stream = as_stream({"train": rows(5)["row"]}, schema, held_out=0.4)
+    assert lengths(stream) == {"train": 3, "held-out": 2}
+    both = as_stream({"train": {"train": rows(5)["row"]}}, schema, held_out=0.4)
+    assert lengths(both) == {"train": 5, "held-out": 0}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"train": rows(3), "test": rows(3)}, {"train": rows(3), "row": rows(3)["row"]}],
+    ids=["another split", "a field"],
+)
+def test_arrays_by_split_and_by_something_else_are_refused(data: PartyData) -> None:
+    with pytest.raises(ConfigError, match="neither by field nor by split") as caught:
+        as_stream(data, SCHEMA, held_out=0)
+    assert caught.value.code == "data-schema"
+
+
+def test_arrays_of_the_other_order_of_bytes_are_converted() -> None:
+    swapped = {**rows(5), "row": rows(5)["row"].astype(">f4")}
+    for data in (swapped, {"train": swapped}):
+        stream = as_stream(data, SCHEMA, held_out=0)
+        assert read(stream, "train").tolist() == rows(5)["row"].tolist()
+        for chunk in stream.chunks():
+            assert chunk.columns["row"].dtype == np.dtype("float32")
+
+
+def test_large_records_come_in_small_chunks() -> None:
+    schema = Schema(fields=(Field(name="row", dtype="uint8", shape=(6 << 20,)),))
+    data = {"row": np.zeros((5, 6 << 20), np.uint8)}
+    chunks = as_stream(data, schema, held_out=0).chunks()
+    assert [len(chunk) for chunk in chunks] == [2, 2, 1]
+
+
 def test_a_stream_is_taken_as_it_is() -> None:
     stream = as_stream(rows(3), SCHEMA, held_out=0)
     assert as_stream(stream, SCHEMA, held_out=0.5) is stream
@@ -83,16 +119,41 @@ def test_a_directory_of_arrays_is_recognised(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("split", ["train", "held-out"])
+@pytest.mark.parametrize("share", [0, 0.2])
+def test_a_directory_of_one_split_tells_it_as_the_format_says(
+    tmp_path: Path, split: str, share: float
+) -> None:
+    (tmp_path / split).mkdir()
+    for name, array in rows(10).items():
+        np.save(tmp_path / split / f"{name}.npy", array)
+    found = lengths(as_stream(tmp_path, SCHEMA, held_out=share))
+    assert found == {"train": 0, "held-out": 0} | {split: 10}
+    assert found == lengths(open_format("arrays", tmp_path))
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        {},
         {"row": rows(3)["row"]},
         {**rows(3), "extra": np.zeros(3)},
         {**rows(3), "row": np.zeros((3, 2))},
         {**rows(3), "row": np.zeros((3, 5), np.float32)},
         {**rows(3), "label": np.zeros(4, np.uint8)},
+        {**rows(3), "label": np.uint8(1)},
+        {"train": {**rows(3), "label": np.uint8(1)}},
     ],
-    ids=["missing", "unknown", "type", "shape", "length"],
+    ids=[
+        "none",
+        "missing",
+        "unknown",
+        "type",
+        "shape",
+        "length",
+        "one",
+        "one by split",
+    ],
 )
 def test_arrays_that_are_not_the_tasks_are_refused(data: PartyData) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -140,3 +201,13 @@ def test_an_owner_reads_its_sealed_records_again(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(StorageError):
         list(open_sealed(path, custodian=alice).chunks())
+
+
+def test_large_sealed_records_are_read_in_small_chunks(tmp_path: Path) -> None:
+    alice = custodian(tmp_path / "alice")
+    schema = Schema(fields=(Field(name="row", dtype="uint8", shape=(6 << 20,)),))
+    whole = as_stream({"row": np.zeros((3, 6 << 20), np.uint8)}, schema, held_out=0)
+    path = tmp_path / "data.sealed"
+    seal_for(read_custodian_place(alice), whole, path=path)
+    opened = open_sealed(path, custodian=alice)
+    assert [len(chunk) for chunk in opened.chunks()] == [2, 1]

@@ -4,6 +4,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from tests.support.plan_tree import (
     RECIPIENT,
     ROOT,
@@ -14,8 +17,10 @@ from tests.support.plan_tree import (
 from cloister.cli.deployment_files import ModelEntry, PartyEntry, plan_text
 from cloister.cli.recipes import DIGITS, Recipe
 from cloister.cli.site_files import SiteEntry, site_text
+from cloister.errors import ConfigError
 from cloister.plan.plan import Plan, parse_plan
 from cloister.plan.training import CosineSchedule, LocalOptimizer, SgdOptimizer
+from cloister.plan.values import Option
 
 SHARES = {"aggregator": f"sha256:{64 * 'a'}", "alice": f"sha256:{64 * 'b'}"}
 ROLES = {
@@ -87,6 +92,35 @@ def test_a_written_plan_without_recipients_has_no_policy_for_them() -> None:
     plan = written({name: ROLES[name] for name in ("aggregator", "alice")})
     assert plan.policy.recipient is None
     assert plan.recipients == (RECIPIENT,)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        st.text(st.characters(exclude_categories=["Cs"]))
+        | st.booleans()
+        | st.integers(-(2**63), 2**63 - 1)
+        | st.floats(allow_nan=False, allow_infinity=False),
+    )
+)
+@example({"config": "smile \U0001f600, \x7f, {depth} and \\"})
+def test_a_written_plan_holds_any_options(options: dict[str, Option]) -> None:
+    plan = written(ROLES, recipe=replace(DIGITS, options=options))
+    # As text, because 1 is 1.0 is True.
+    assert repr(plan.task.options) == repr(options)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(DIGITS, options={"dropout": float("nan")}),
+        replace(DIGITS, schedule="poly", schedule_settings={"dropout": float("inf")}),
+    ],
+)
+def test_a_plan_is_never_written_with_what_is_no_number(recipe: Recipe) -> None:
+    with pytest.raises(ConfigError, match="'dropout'") as caught:
+        written(ROLES, recipe=recipe)
+    assert caught.value.expected == "a finite number"
 
 
 def test_a_written_plan_averages_gradients_unless_told_otherwise() -> None:

@@ -7,33 +7,23 @@ the source itself. Object arrays are refused: loading one would run its author's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from cloister.errors import ConfigError
 from cloister.storage.formats.held_out import SourceStream
-from cloister.storage.formats.source_files import (
-    check_directory,
-    malformed,
-    missing,
-    reading,
-)
-from cloister.storage.record_stream import CHUNK_RECORDS, Chunk
-from cloister.storage.records import Batch, Field, Schema, SplitName
+from cloister.storage.formats.npy_files import NpyFile, open_rows, read_header
+from cloister.storage.formats.source_files import check_directory, malformed, missing
+from cloister.storage.record_stream import Chunk, chunk_records
+from cloister.storage.records import Field, Schema, SplitName
+
+_Columns = Mapping[str, NpyFile]
 
 _EXPECTED = "one file NAME.npy a field, there or in train/ and held-out/"
 _SPLITS: tuple[SplitName, ...] = ("train", "held-out")
-_DTYPES = frozenset(
-    {"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
-    | {"float16", "float32", "float64"}
-)
-# Bounds what one chunk of large records takes in memory.
-_CHUNK_BYTES = 16 * 1024 * 1024
 
 
 def open_arrays(source: Path) -> SourceStream:
@@ -46,9 +36,10 @@ def open_arrays(source: Path) -> SourceStream:
         ConfigError: If the directory or its files are missing (``data-missing``), or
             arrays lie both in it and in its ``train`` or ``held-out``
             (``data-ambiguous``).
-        StorageError: If a file cannot be read (``data-unreadable``); if it is no array
-            of numbers, or has not as many records as the others of its split, or the
-            splits differ in their fields (``data-malformed``).
+        StorageError: If a file cannot be read (``data-unreadable``) or is cut off
+            (``data-truncated``); if it is no array of numbers, or has not as many
+            records as the others of its split, or the splits differ in their fields
+            (``data-malformed``).
     """
     check_directory(source, expected=_EXPECTED)
     told = [split for split in _SPLITS if (source / split).is_dir()]
@@ -72,12 +63,12 @@ def open_arrays(source: Path) -> SourceStream:
     return _Arrays(arrays, tells_splits=True)
 
 
-def _read_split(directory: Path) -> Batch:
+def _read_split(directory: Path) -> _Columns:
     # By the names of the fields, which is not the order of the names of the files.
     paths = sorted(directory.glob("*.npy"), key=lambda path: path.stem)
     if not paths:
         raise missing(f"{directory} holds no array", expected=_EXPECTED)
-    columns = {path.stem: _open_array(path) for path in paths}
+    columns = {path.stem: read_header(path) for path in paths}
     counts = {len(column) for column in columns.values()}
     if len(counts) != 1:
         found = ", ".join(f"{name}: {len(c)}" for name, c in columns.items())
@@ -85,29 +76,7 @@ def _read_split(directory: Path) -> Batch:
     return columns
 
 
-def _open_array(path: Path) -> NDArray[np.generic]:
-    """Returns an array that stays on the disk until it is read."""
-    with reading(path):
-        size = path.stat().st_size
-        try:
-            array: NDArray[np.generic] = open_memmap(path, mode="r")
-        except (ValueError, OverflowError, MemoryError) as error:
-            raise malformed(
-                path, expected="a NumPy array of numbers", got=str(error)
-            ) from error
-    if array.dtype.name not in _DTYPES or not array.ndim or not array[:1].size:
-        raise malformed(
-            path,
-            expected=f"records of {', '.join(sorted(_DTYPES))}",
-            got=f"{array.dtype} of shape {array.shape}",
-        )
-    extra = size - array.offset - array.nbytes  # type: ignore[attr-defined]
-    if extra:
-        raise malformed(path, expected="no bytes after the array", got=f"{extra}")
-    return array
-
-
-def _schema_of(columns: Batch) -> Schema:
+def _schema_of(columns: _Columns) -> Schema:
     return Schema(
         fields=tuple(
             Field(name=name, dtype=column.dtype.name, shape=column.shape[1:])
@@ -121,7 +90,9 @@ def _in_words(schema: Schema) -> str:
 
 
 class _Arrays(SourceStream):
-    def __init__(self, arrays: dict[SplitName, Batch], *, tells_splits: bool) -> None:
+    def __init__(
+        self, arrays: dict[SplitName, _Columns], *, tells_splits: bool
+    ) -> None:
         self._arrays = arrays
         self._tells_splits = tells_splits
         self._schema = _schema_of(next(iter(arrays.values())))
@@ -148,26 +119,22 @@ class _Arrays(SourceStream):
 
     @override
     def chunks(self) -> Iterator[Chunk]:
-        fitting = _CHUNK_BYTES // self._schema.record_bytes
-        step = max(1, min(CHUNK_RECORDS, fitting))
+        step = chunk_records(self._schema.record_bytes)
         for split, columns in self._arrays.items():
-            for first in range(0, _length(columns), step):
-                yield Chunk(
-                    split=split,
-                    columns={
-                        name: _rows(column, first, first + step)
-                        for name, column in columns.items()
-                    },
-                )
+            with contextlib.ExitStack() as files:
+                opened = {
+                    name: files.enter_context(open_rows(column))
+                    for name, column in columns.items()
+                }
+                for first in range(0, _length(columns), step):
+                    yield Chunk(
+                        split=split,
+                        columns={
+                            name: rows.read(first, first + step)
+                            for name, rows in opened.items()
+                        },
+                    )
 
 
-def _length(columns: Batch) -> int:
+def _length(columns: _Columns) -> int:
     return len(next(iter(columns.values())))
-
-
-def _rows(column: NDArray[np.generic], first: int, end: int) -> NDArray[np.generic]:
-    """Returns a copy of some records, in the machine's order of bytes."""
-    rows: NDArray[np.generic] = np.array(
-        column[first:end], dtype=column.dtype.newbyteorder("="), order="C"
-    )
-    return rows

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +141,19 @@ def test_any_other_length_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.arange(4, dtype=np.float32))
     whole = path.read_bytes()
-    for content in [whole[:size] for size in range(len(whole))] + [whole + b"\0"]:
+    contents = [(whole[:size], "data-truncated") for size in range(len(whole))]
+    for content, code in [*contents, (whole + b"\0", "data-malformed")]:
         path.write_bytes(content)
         with pytest.raises(StorageError, match=r"x\.npy") as caught:
             open_format("arrays", tmp_path, held_out=0)
-        assert caught.value.code == "data-malformed"
+        assert caught.value.code == code
+
+
+def test_a_source_that_is_cut_while_it_is_sealed_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((8192, 64), np.float32))
+    chunks = open_format("arrays", tmp_path, held_out=0).chunks()
+    next(chunks)
+    os.truncate(tmp_path / "x.npy", 4096)
+    with pytest.raises(StorageError, match=r"x\.npy changed") as caught:
+        next(chunks)
+    assert caught.value.code == "data-changed"
