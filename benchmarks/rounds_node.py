@@ -164,7 +164,7 @@ def main() -> None:
     name = SERVER if server else f"from-{parties[0]}"
     journal = open_journal(scene.directory, party=name, as_json=True)
     # A worker's standard input opens its gates.
-    run_node(journal, work_on, tethered=server)
+    run_node(journal, work_on, prints="as-they-are", tethered=server)
 
 
 if __name__ == "__main__":

@@ -170,6 +170,13 @@ class Running:
         _, errors = self.process.communicate(timeout=LIMIT_SECONDS)
         return self.process.returncode, errors
 
+    def rest(self) -> list[Event]:
+        """Returns the events that nobody waited for; nothing else may be there."""
+        found: list[Event] = []
+        while (line := self._lines.get(timeout=LIMIT_SECONDS)) is not None:
+            found.append(json.loads(line))
+        return found
+
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 

@@ -200,6 +200,8 @@ def test_a_run_in_a_hostile_environment_ends_as_any_other(
         for node in nodes:
             # No trace of gRPC's, and no prompt of the interpreter's.
             assert node.finish() == (0, "")
+            # And of what its task prints, nothing.
+            assert {it["event"] for it in node.rest()} >= {"round"}
         for custodian in custodians:
             custodian.interrupt()
             assert custodian.finish() == (130, "")

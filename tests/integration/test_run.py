@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from tests.integration.canary_task import CANARY
 from tests.integration.conftest import ROUNDS, RUN_ID, Deployment, Start, cloister
 
+from cloister.cli.interpreter import NODE_ENVIRONMENT
 from cloister.storage.model_vault import new_identity
 
 
@@ -225,7 +226,7 @@ def test_a_node_takes_nothing_from_a_hostile_environment(
     worker.wait_for("waiting-for-custodian")
     environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
     names = {entry.partition(b"=")[0] for entry in environment.split(b"\0") if entry}
-    assert names == {b"GRPC_SSL_CIPHER_SUITES", b"GRPC_VERBOSITY", b"LC_ALL", b"TZ"}
+    assert names == {name.encode() for name in NODE_ENVIRONMENT}
     assert b"ECDHE-RSA" in environment
     worker.interrupt()
     code, errors = worker.finish()

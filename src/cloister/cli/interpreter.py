@@ -25,10 +25,18 @@ _FLAGS = ("-I", "-B", "-X", f"pycache_prefix={_NO_BYTECODE}")
 # What every node's environment is, whatever the caller's was. The first is explained in
 # `cloister.ratls.channels.TLS13_ONLY`, which a test holds equal; it is repeated because
 # importing that module imports grpc, and then it would be too late.
+#
+# PyTorch's compiler keeps what it made in /tmp, unpickles it from there in the next
+# process and loads it as code: code of the host's disk, which nobody measured. So it is
+# off. That alone is not enough: `torch.compile`, every optimiser and `torch.export`
+# look into that directory nonetheless, and evaluate settings that they find in it. So
+# the directory is one of the kernel's, where nobody can put a file.
 NODE_ENVIRONMENT = {
     "GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256",
     "GRPC_VERBOSITY": "NONE",
     "LC_ALL": "C.UTF-8",
+    "TORCHINDUCTOR_CACHE_DIR": "/proc/self/task",
+    "TORCH_COMPILE_DISABLE": "1",
     "TZ": "UTC",
 }
 

@@ -3,20 +3,22 @@
 The same lines go to stdout with ``--json``, where a launcher reads them, or in short
 form to stderr for a person. Logs lie on an untrusted host: they carry counts, times,
 public values and aggregates, never a key, a parameter or one party's metric; but for
-what a recipient's evaluation gives, which its site asked for.
+what a recipient's evaluation gives, which its site asked for. What an owner's own task
+prints is on stdout, and never in the file.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
+from cloister.cli.own_output import PRINTED, OwnOutput
 from cloister.errors import PlatformError
 
 # Rounds come many a second; a person at a terminal wants one now and then.
@@ -54,7 +56,7 @@ def open_log(
         everywhere: Stands in every line.
 
     Raises:
-        PlatformError: If the log cannot be written.
+        PlatformError: If the log cannot be written, or there is no stdout for it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +69,13 @@ def open_log(
             remedy="[paths] runs in site.toml says where runs are kept, logs in"
             " custodian.toml where a custodian's log lies.",
         ) from error
-    with file:
+    with file, closing(OwnOutput()) if as_json else nullcontext() as out:
         yield structlog.wrap_logger(
             None,
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
-                _Sink(file, as_json=as_json),
+                _Sink(file, out),
             ],
             wrapper_class=structlog.make_filtering_bound_logger("info"),
         ).bind(**everywhere)
@@ -82,9 +84,9 @@ def open_log(
 class _Sink:
     """Last processor: writes the line and stops."""
 
-    def __init__(self, file: TextIO, *, as_json: bool) -> None:
+    def __init__(self, file: TextIO, out: OwnOutput | None) -> None:
         self._file = file
-        self._as_json = as_json
+        self._out = out
         self._json = structlog.processors.JSONRenderer()
         self._human = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), pad_event_to=20
@@ -94,10 +96,10 @@ class _Sink:
         self, logger: WrappedLogger, method: str, event: EventDict
     ) -> EventDict:
         line = str(self._json(logger, method, dict(event)))
-        self._file.write(line + "\n")
-        if self._as_json:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+        if event["event"] != PRINTED:
+            self._file.write(line + "\n")
+        if self._out is not None:
+            self._out.say(line)
         elif event["event"] != "round" or event["round"] % _HUMAN_EVERY_ROUNDS == 0:
             sys.stderr.write(str(self._human(logger, method, dict(event))) + "\n")
         raise structlog.DropEvent

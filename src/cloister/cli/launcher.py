@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cloister.cli.exit_codes import ExitCode
+from cloister.cli.own_output import prints_of
 from cloister.cli.places import default_custodian_path
 from cloister.cli.processes import (
     Event,
@@ -105,9 +106,11 @@ def printing_of(party: Party) -> Printing:
     """Returns what becomes of what a party's task prints.
 
     A worker by identity is its owner's own machine. An attested node runs among others'
-    eyes, so whatever its task lets slip goes nowhere.
+    eyes, so whatever its task lets slip goes nowhere: the node sees to that, and nobody
+    here would listen.
     """
-    return "shown" if party.admit == "identity" else "unheard"
+    told = prints_of(party, as_json=True) == "as-events"
+    return "shown" if told else "unheard"
 
 
 async def _until_all_said(members: Following, kind: str) -> RunOutcome | None:

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from cloister.cli.exit_codes import ExitCode, exit_code_of
 from cloister.cli.output import error_object, show_error
+from cloister.cli.own_output import Prints, prints_apart
 from cloister.errors import CloisterError
 
 # A process may usually open 1,024 files, and a connection is one: fewer than there are
@@ -28,6 +29,7 @@ def run_node(
     journal: AbstractContextManager[FilteringBoundLogger],
     main: NodeMain,
     *,
+    prints: Prints,
     tethered: bool,
 ) -> NoReturn:
     """Runs `main` until it ends, fails, or is interrupted; then exits the process.
@@ -35,10 +37,11 @@ def run_node(
     Args:
         journal: Opens the log.
         main: The work.
+        prints: What becomes of what is printed meanwhile, by a task for instance.
         tethered: Whether to stop when standard input closes, as when a launcher dies.
     """
     _allow_connections()
-    with journal as log:
+    with journal as log, prints_apart(prints, log):
         try:
             code = asyncio.run(_watched(main, log, tethered=tethered))
         except KeyboardInterrupt:

@@ -2,6 +2,9 @@
 
 Each has its own session and a tether: if the launcher dies, however it dies, the tether
 is cut and the process stops.
+
+What such a process says on stdout are events alone, for it keeps what its task prints
+apart (`cloister.cli.own_output`). Still, whatever bytes come, nothing else is heard.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +20,8 @@ import msgspec
 
 from cloister.cli.exit_codes import ExitCode
 from cloister.cli.interpreter import NODE_ENVIRONMENT, node_command
+from cloister.cli.line_cutter import LineCutter, printable
+from cloister.cli.own_output import MAX_PRINTED_BYTES, PRINTED
 from cloister.errors import PlatformError
 
 Event = dict[str, object]
@@ -26,7 +31,7 @@ Printing = Literal["shown", "unheard"]
 _STOP_SECONDS = 15.0
 _MAX_LINE_BYTES = 1024 * 1024
 _KEPT_STDERR_BYTES = 8192
-_MAX_PRINTED_BYTES = 1024
+_PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +79,17 @@ class Member:
 
         Args:
             on_event: Told of every event.
-            prints: What becomes of a line that is no event: what a task prints.
+            prints: What becomes of an event `printed`: what a task prints.
             always: What stands in every event, also in one that came before a log.
         """
         if self.process.stdout is None or self.process.stderr is None:
             raise RuntimeError("a member is started with pipes")
         errors = asyncio.create_task(_tail(self.process.stderr))
         failure: Event | None = None
-        async for line in self.process.stdout:
+        async for line in _lines(self.process.stdout):
             event = _event_in(line)
-            if event is None and prints == "shown":
-                event = _printed(line)
+            if event is not None and event["event"] == PRINTED:
+                event = _printed(event) if prints == "shown" else None
             if event is None:
                 continue
             event |= always
@@ -118,7 +123,6 @@ async def start_member(name: str, arguments: Sequence[str]) -> Member:
             # Ctrl-C at a terminal reaches the launcher alone, which stops the others
             # in order.
             start_new_session=True,
-            limit=_MAX_LINE_BYTES,
         )
     except OSError as error:
         raise PlatformError(
@@ -143,26 +147,47 @@ async def stop_members(members: Iterable[Member]) -> None:
             await process.wait()
 
 
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    cutter = LineCutter(_MAX_LINE_BYTES)
+    while piece := await stream.read(_PIECE_BYTES):
+        for line in cutter.feed(piece):
+            yield line
+    yield cutter.end()
+
+
 def _event_in(line: bytes) -> Event | None:
+    """Returns the event in a line; None if it is anything else, whatever it is."""
     try:
         event = msgspec.json.decode(line, type=Event)
-    except msgspec.DecodeError:
-        return None  # a task may print; that is no event
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
     error = event.get("error")
-    if isinstance(error, dict):  # before the process had a log
-        event = {"event": "failed", **error}
-    return event
+    if "event" not in event and isinstance(error, dict):  # before it had a log
+        event = {**error, "event": "failed"}
+    kind = event.get("event")
+    if not isinstance(kind, str):
+        return None
+    return None if kind == "failed" and not _is_worded(event) else event
 
 
-def _printed(line: bytes) -> Event | None:
-    """Returns the event for a line of text, without what steers a terminal."""
-    text = line[:_MAX_PRINTED_BYTES].decode(errors="replace")
-    text = "".join(c if c.isprintable() else " " for c in text).strip()
-    return {"event": "printed", "text": text} if text else None
+def _is_worded(failure: Event) -> bool:
+    """Returns whether the words are there in which it is told how a run ended."""
+    words = ("code", "what", "expected", "got", "remedy")
+    return {"code", "what"} <= failure.keys() and all(
+        isinstance(failure.get(it, ""), str) for it in words
+    )
+
+
+def _printed(event: Event) -> Event | None:
+    """Returns what a task printed, as it may be shown."""
+    text = printable(str(event.get("text", ""))[:MAX_PRINTED_BYTES])
+    return {"event": PRINTED, "text": text} if text else None
 
 
 async def _tail(stream: asyncio.StreamReader) -> str:
     kept = b""
     while chunk := await stream.read(4096):
         kept = (kept + chunk)[-_KEPT_STDERR_BYTES:]
-    return kept.decode(errors="replace")
+    # Anything may have written there, so it does not steer the reader's terminal.
+    lines = kept.decode(errors="replace").split("\n")
+    return "\n".join(printable(line) for line in lines)

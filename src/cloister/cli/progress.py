@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cloister.cli.line_cutter import printable
 from cloister.cli.processes import Event
 from cloister.cli.run_view import RunView, is_custodian
 from cloister.plan.plan import Plan
@@ -184,8 +185,8 @@ def reporter_for(plan: Plan, console: Console) -> Reporter:
 
 
 def _show_printed(event: Event, console: Console) -> None:
-    """Shows what an owner's own node printed."""
-    line = f"  {event.get('party')}: {event.get('text')}"
+    """Shows what the task of an owner's own node printed."""
+    line = f"  {event.get('party')}: {printable(str(event.get('text', '')))}"
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

@@ -157,7 +157,7 @@ MNIST = Recipe(
     options={},
     rounds=500,
     batch_size=128,
-    precision="float32",
+    precision="bfloat16",
     learning_rate=0.1,
     weight_decay=5e-4,
     warmup_rounds=0,
@@ -165,7 +165,6 @@ MNIST = Recipe(
     evaluate_every=500,
     schedule="poly",
     schedule_settings={"power": 4.0},
-    threads=2,
     deal=deal_mnist,
     workers=("alice",),
 )

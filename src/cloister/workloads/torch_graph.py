@@ -69,8 +69,12 @@ def network_graph(
             )
         _forget_sources(program)
         torch.export.save(program, file)
-    # What PyTorch raises depends on the operation that it does not understand.
-    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+    # What PyTorch raises depends on the operation that it does not understand; and its
+    # compiler, which this imports, looks at the disk.
+    except (
+        *(RuntimeError, ValueError, TypeError),
+        *(LookupError, AssertionError, OSError),
+    ) as error:
         raise _error(
             "operations and shapes that torch.export understands",
             got=type(error).__name__,

@@ -6,33 +6,45 @@ import json
 import sys
 from asyncio.subprocess import PIPE
 
+import pytest
 from rich.console import Console
 from tests.support.plan_tree import by_identity, plan_tree, toml_of
 
 from cloister.cli.launcher import printing_of
-from cloister.cli.processes import Event, Member, Printing
+from cloister.cli.processes import Event, Member, Printing, RunOutcome
 from cloister.cli.progress import LineReporter
 from cloister.plan.plan import parse_plan
 
 FINISHED = json.dumps({"event": "finished"})
 
 
-def heard(*lines: str, prints: Printing = "unheard") -> list[Event]:
+def heard(*lines: str | bytes, prints: Printing = "unheard") -> list[Event]:
     """Returns what is told of a process that writes these lines."""
+    content = b"\n".join(it if isinstance(it, bytes) else it.encode() for it in lines)
+    script = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"
     events: list[Event] = []
 
     async def follow() -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-IS", "-c", f"print({chr(10).join(lines)!r})"),
-            stdout=PIPE,
-            stderr=PIPE,
+            *(sys.executable, "-IS", "-c", script), stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
         member = Member(name="bob", process=process)
-        outcome = await member.follow(events.append, prints=prints, party="bob")
-        assert outcome.code == 0
+        following = asyncio.create_task(
+            member.follow(events.append, prints=prints, party="bob")
+        )
+        assert process.stdin is not None
+        process.stdin.write(content + b"\n")
+        await process.stdin.drain()
+        process.stdin.close()
+        assert (await following).code == 0
 
     asyncio.run(follow())
     return events
+
+
+def printed(text: object) -> str:
+    """Returns the event that a node makes of what its task printed."""
+    return json.dumps({"event": "printed", "text": text})
 
 
 def test_events_are_told_with_what_stands_in_all_of_them() -> None:
@@ -40,8 +52,8 @@ def test_events_are_told_with_what_stands_in_all_of_them() -> None:
 
 
 def test_what_a_task_prints_is_nobodys_unless_it_is_to_be_shown() -> None:
-    assert heard("loss 0.5", FINISHED) == heard(FINISHED)
-    shown = heard("loss 0.5", FINISHED, prints="shown")
+    assert heard(printed("loss 0.5"), FINISHED) == heard(FINISHED)
+    shown = heard(printed("loss 0.5"), FINISHED, prints="shown")
     assert shown[0] == {"event": "printed", "text": "loss 0.5", "party": "bob"}
     assert shown[1:] == heard(FINISHED)
 
@@ -57,8 +69,43 @@ def test_nobody_prints_in_another_partys_name() -> None:
     assert event["party"] == "bob"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loss 0.5",
+        2 * 2**20 * b"x",
+        b'{"event": "\xff"}',
+        b'{"event": ' + 200_000 * b"[",
+        b'{"event": "late", "after": "1 MiB", "of": "' + 2**20 * b"x" + b'"}',
+        '{"event": ["finished"]}',
+        '{"event": null, "error": {"code": "x", "what": "y"}}',
+        '{"age": 42}',
+        '{"error": "failed"}',
+        '{"error": {"code": ["x"], "what": "y"}}',
+        '{"event": "failed", "code": "x"}',
+        '{"event": "failed", "code": "x", "what": "y", "got": 3}',
+        '{"event": "x", "number": 99999999999999999999999999999999999999999999}',
+        "[]",
+        b"\x00\xfe",
+    ],
+    ids=lambda line: repr(line[:24]),
+)
+@pytest.mark.parametrize("prints", ["shown", "unheard"])
+def test_what_is_no_event_is_not_heard_and_ends_nothing(
+    line: str | bytes, prints: Printing
+) -> None:
+    told = heard(line, FINISHED, line, prints=prints)
+    assert [it for it in told if it["event"] != "x"] == heard(FINISHED)
+
+
+def test_a_failure_before_there_was_a_log_is_told() -> None:
+    words = {"code": "plan-missing", "what": "no plan", "event": "finished"}
+    [event] = heard(json.dumps({"error": words}))
+    assert event == {**words, "event": "failed", "party": "bob"}
+
+
 def test_what_is_printed_steers_no_terminal_and_fills_no_screen() -> None:
-    [event] = heard("\x1b[2Jgone\u009b\x07" + 5000 * "x", prints="shown")
+    [event] = heard(printed("\x1b[2Jgone\u009b\x07" + 5000 * "x"), prints="shown")
     text = event["text"]
     assert isinstance(text, str)
     assert text.isprintable()
@@ -67,7 +114,21 @@ def test_what_is_printed_steers_no_terminal_and_fills_no_screen() -> None:
 
 
 def test_empty_lines_are_not_shown() -> None:
-    assert heard("", " \x1b ", FINISHED, prints="shown") == heard(FINISHED)
+    lines = (printed(""), printed(" \x1b "), FINISHED)
+    assert heard(*lines, prints="shown") == heard(FINISHED)
+
+
+def test_the_last_words_of_a_process_steer_no_terminal() -> None:
+    async def follow() -> RunOutcome:
+        script = "import sys; sys.exit('\x1b[2Jfirst\\nsecond')"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-IS", "-c", script), stdout=PIPE, stderr=PIPE
+        )
+        return await Member(name="bob", process=process).follow(lambda _: None)
+
+    outcome = asyncio.run(follow())
+    assert outcome.code == 1
+    assert outcome.stderr.split("\n") == ["[2Jfirst", "second", ""]
 
 
 def test_a_person_reads_what_an_owners_node_printed_as_it_is() -> None:
@@ -76,3 +137,11 @@ def test_a_person_reads_what_an_owners_node_printed_as_it_is() -> None:
     reporter = LineReporter(plan, Console(file=screen))
     reporter({"event": "printed", "party": "bob", "text": "loss [bold]0.5[/bold]"})
     assert screen.getvalue() == "  bob: loss [bold]0.5[/bold]\n"
+
+
+def test_a_persons_terminal_is_steered_by_nothing_that_was_printed() -> None:
+    plan = parse_plan(toml_of(by_identity(plan_tree(), "alice", "bob")))
+    screen = io.StringIO()
+    reporter = LineReporter(plan, Console(file=screen))
+    reporter({"event": "printed", "party": "bob", "text": "\x1b]0;owned\x07loss"})
+    assert screen.getvalue() == "  bob: ]0;owned loss\n"

@@ -202,3 +202,16 @@ def test_a_network_that_cannot_be_written_down_is_refused(task: SmallTask) -> No
     with pytest.raises(ConfigError) as caught:
         learner.graph()
     assert caught.value.code == "task-graph"
+
+
+def test_a_disk_that_fails_pytorch_ends_in_the_same_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise NotADirectoryError
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    learner = SmallTask().learner(small_shard(), settings())
+    with pytest.raises(ConfigError) as caught:
+        learner.graph()
+    assert (caught.value.code, caught.value.got) == ("task-graph", "NotADirectoryError")

@@ -10,6 +10,7 @@ from cloister.cli.commands._recipient_main import Order
 from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
 from cloister.cli.nodes import build_node, gather, open_line
+from cloister.cli.own_output import prints_of
 from cloister.cli.recipient_data import check_predicts, find_prediction_data
 from cloister.cli.sealed_copies import find_copy
 from cloister.federation.predictions import seal_predictions
@@ -49,4 +50,5 @@ def run(
         )
 
     journal = open_log(place.log_path, as_json=as_json, party=place.site.party)
-    run_node(journal, main, tethered=tethered)
+    prints = prints_of(place.party, as_json=as_json)
+    run_node(journal, main, prints=prints, tethered=tethered)

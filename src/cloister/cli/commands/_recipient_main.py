@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 from structlog.typing import FilteringBoundLogger
 
 from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
 from cloister.cli.nodes import build_node, gather, open_line
+from cloister.cli.own_output import OwnOutput, prints_of
 from cloister.cli.party_data import find_recipient_data
 from cloister.cli.places import Place, read_place
 from cloister.cli.recipient_data import check_evaluates
@@ -57,6 +57,8 @@ def run(order: Order, *, must_evaluate: bool, as_json: bool, tethered: bool) -> 
     evaluates = place.party.data is not None
     sealed = find_copy(place, order.sealed(place), for_records=evaluates)
 
+    out = OwnOutput()
+
     async def main(log: FilteringBoundLogger) -> None:
         built = await build_node(place, log=log)
         node, task = built.node, built.task
@@ -72,7 +74,8 @@ def run(order: Order, *, must_evaluate: bool, as_json: bool, tethered: bool) -> 
         )
         if received.evaluation is not None and not as_json:
             for name, value in sorted(means_of(received.evaluation).items()):
-                click.echo(f"{name} {value:.6g}")
+                out.say(f"{name} {value:.6g}")
 
     journal = open_log(place.log_path, as_json=as_json, party=place.site.party)
-    run_node(journal, main, tethered=tethered)
+    prints = prints_of(place.party, as_json=as_json)
+    run_node(journal, main, prints=prints, tethered=tethered)

@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
 from cloister.cli.nodes import build_node, gather, open_line
+from cloister.cli.own_output import prints_of
 from cloister.cli.places import check_new_run, read_place
 from cloister.cli.run_audit import open_run_audit
 from cloister.federation.server import ServerSettings, serve
@@ -52,4 +53,5 @@ def run(
             await line.close()
 
     journal = open_log(place.log_path, as_json=as_json, party=place.site.party)
-    run_node(journal, main, tethered=tethered)
+    prints = prints_of(place.party, as_json=as_json)
+    run_node(journal, main, prints=prints, tethered=tethered)

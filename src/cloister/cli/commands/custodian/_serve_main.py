@@ -29,4 +29,5 @@ def run(path: Path, *, as_json: bool, tethered: bool) -> None:
     journal = open_log(
         place.log_path, as_json=as_json, party=place.party, service="custodian"
     )
-    run_node(journal, main, tethered=tethered)
+    # There is no task in it.
+    run_node(journal, main, prints="as-they-are", tethered=tethered)
