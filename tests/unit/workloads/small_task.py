@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from torch.nn.functional import cross_entropy
 from typing_extensions import override
 
 from cloister.federation.layout import ModelBuffer
-from cloister.federation.task import LearnerSettings
+from cloister.federation.task import LearnerSettings, Precision
 from cloister.storage.raw_shard import RawRecords, RawShard
 from cloister.storage.records import DataSource, Field, Records, Schema
+from cloister.workloads.precision import has_fast_bfloat16
 from cloister.workloads.torch import TorchTask
 
 
@@ -37,7 +37,7 @@ def settings(
     *,
     party: str = "alice",
     batch_size: int = 8,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
 ) -> LearnerSettings:
     """Returns what a plan would fix."""
     return LearnerSettings(
@@ -119,3 +119,11 @@ def random_model(
     model.statistics[:half] = means
     model.statistics[half:] = means**2 + generator.random(half)
     return model
+
+
+# What this processor computes in. Where it has no bfloat16, that is refused, which
+# `test_precision` is about; no test is skipped for it.
+PRECISIONS: tuple[Precision, ...] = (
+    ("float32", "bfloat16") if has_fast_bfloat16() else ("float32",)
+)
+ROUNDED: Precision = PRECISIONS[-1]

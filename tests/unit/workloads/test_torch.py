@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.unit.workloads.small_task import (
+    PRECISIONS,
     PointBatches,
     SmallTask,
     random_model,
@@ -19,7 +20,7 @@ from typing_extensions import override
 from cloister.errors import ConfigError, StorageError
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.sampling import Sampler
-from cloister.federation.task import Evaluation, StepReport
+from cloister.federation.task import Evaluation, Precision, StepReport
 from cloister.workloads.batches import EVALUATION_BATCH
 from cloister.workloads.torch import TorchTask
 from cloister.workloads.torch_model import seeded
@@ -113,11 +114,11 @@ def test_following_the_gradients_is_plain_sgd() -> None:
             assert np.allclose(value.tolist(), plain_value, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_redoing_a_round_gives_the_same_bits(precision: str) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_redoing_a_round_gives_the_same_bits(precision: Precision) -> None:
     task = SmallTask(dropout=0.5)
     model = random_model(task)
-    fixed = settings(precision="bfloat16" if precision == "bfloat16" else "float32")
+    fixed = settings(precision=precision)
     learner, fresh = (task.learner(small_shard(), fixed) for _ in range(2))
     first, again, other = (ModelBuffer(model.layout) for _ in range(3))
     learner.load(model)
@@ -166,15 +167,15 @@ def test_bfloat16_is_close_to_float32_but_not_the_same() -> None:
     task = SmallTask()
     model = random_model(task)
     outs = []
-    for precision in ("float32", "bfloat16"):
-        fixed = settings(precision="bfloat16" if precision == "bfloat16" else "float32")
-        learner = task.learner(small_shard(), fixed)
+    for precision in PRECISIONS:
+        learner = task.learner(small_shard(), settings(precision=precision))
         learner.load(model)
         out = ModelBuffer(model.layout)
         learner.step(1, out)
         outs.append(out.parameters)
-    assert not np.array_equal(outs[0], outs[1])
-    np.testing.assert_allclose(outs[0], outs[1], atol=0.02)
+    exact, rounded = outs[0], outs[-1]
+    assert np.array_equal(exact, rounded) == (len(PRECISIONS) == 1)
+    np.testing.assert_allclose(exact, rounded, atol=0.02)
 
 
 def test_evaluation_sums_over_every_held_out_example_and_adds_the_loss() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.support.records_in_memory import MemoryRecords, MemorySource
 from tests.unit.workloads.small_task import (
+    PRECISIONS,
     SmallTask,
     random_model,
     settings,
@@ -22,6 +23,7 @@ from typing_extensions import override
 
 from cloister.errors import ConfigError
 from cloister.federation.layout import ModelBuffer
+from cloister.federation.task import Precision
 from cloister.storage.records import Field, Schema, SplitName
 from cloister.workloads.tensor_batches import Tensors
 from cloister.workloads.torch import TorchTask
@@ -100,8 +102,27 @@ class ReaderTask(TorchTask):
 
     @override
     def loss(self, model: nn.Module, batch: Tensors) -> torch.Tensor:
-        inputs = {"text": batch["text"], "pair": batch["pair"]}
+        # What the network is given differs from zero for a record of zeros, too.
+        inputs = {"text": batch["text"] + 1, "pair": batch["pair"] + 0.5}
         return cross_entropy(model(inputs, sharp=True), batch["label"])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_worker_that_wrote_the_graph_down_trains_to_the_same_bits(
+    precision: Precision,
+) -> None:
+    updates = []
+    for writes in (False, True):
+        task = SmallTask(dropout=0.5)
+        model = random_model(task)
+        learner = task.learner(small_shard(), settings(precision=precision))
+        learner.load(model)
+        if writes:
+            learner.graph()
+        out = ModelBuffer(model.layout)
+        learner.step(1, out)
+        updates.append(out.data.tobytes())
+    assert updates[0] == updates[1]
 
 
 def canaries() -> MemorySource:

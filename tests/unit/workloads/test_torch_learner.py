@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tests.support.records_in_memory import MemoryRecords, MemorySource
 from tests.support.sealed_sets import ColumnStream, sealed_set
 from tests.unit.workloads.small_task import (
+    ROUNDED,
     SmallTask,
     random_model,
     settings,
@@ -73,7 +74,7 @@ def test_predictions_are_those_of_the_opened_model_in_the_records_order() -> Non
 
 def test_predictions_in_bfloat16_come_as_float32() -> None:
     task = Predicting()
-    learner = task.learner(small_shard(), settings(precision="bfloat16"))
+    learner = task.learner(small_shard(), settings(precision=ROUNDED))
     (piece,) = learner.predict()
     assert piece["scores"].dtype == np.float32
 
