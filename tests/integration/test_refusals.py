@@ -154,7 +154,7 @@ def test_a_missing_file_is_named(deployment: Deployment, name: str) -> None:
 
 def test_missing_data_is_named(deployment: Deployment) -> None:
     deployment.data("alice").unlink()
-    assert_worker_refused(deployment, "alice", code=4, words=("data.sealed",))
+    assert_worker_refused(deployment, "alice", code=2, words=("data.sealed",))
 
 
 def test_a_truncated_data_set_ends_the_run_and_names_the_party(
@@ -230,7 +230,7 @@ def test_a_task_that_fails_is_named_with_its_line(deployment: Deployment) -> Non
     task = deployment.directory / "task.py"
     task.write_text(task.read_text().replace("import numpy as np", "import nunpy"))
     assert_worker_refused(
-        deployment, "bob", code=2, words=("task.py failed", "line 9", "nunpy")
+        deployment, "bob", code=2, words=("task.py failed", "line 10", "nunpy")
     )
 
 
