@@ -66,6 +66,7 @@ def test_a_notebook_trains_with_named_parties_and_gets_everything(
         assert path.is_dir() or record not in path.read_bytes(), path
 
 
+@pytest.mark.long
 def test_a_plan_runs_with_nodes_that_are_elsewhere(
     copy_deployment: Callable[[str], Deployment], start: Start
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_plan_runs_with_nodes_that_are_elsewhere(
         assert caught.value.code == "run-exists"
 
 
+@pytest.mark.long
 def test_a_node_that_fails_ends_the_fit_in_its_own_words(
     deployment: Deployment,
 ) -> None:

@@ -49,6 +49,7 @@ def kill(*running: Running) -> None:
         each.process.wait()
 
 
+@pytest.mark.long
 def test_a_run_by_hand_waits_for_its_custodians_and_leaves_nothing_secret(
     deployment: Deployment, start: Start, start_custodians: StartCustodians
 ) -> None:

@@ -51,10 +51,11 @@ def run(name: str, directory: Path) -> tuple[dict[str, str], str]:
     ("name", "least"),
     [
         ("softmax", 0.85),
-        pytest.param("own_strategy", 0.85, marks=pytest.mark.long),
-        pytest.param("breast_cancer", 0.95, marks=pytest.mark.long),
+        ("own_strategy", 0.85),
+        ("breast_cancer", 0.95),
     ],
 )
+@pytest.mark.long
 def test_an_example_trains_three_hospitals(
     name: str, least: float, tmp_path: Path
 ) -> None:

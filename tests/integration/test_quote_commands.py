@@ -552,6 +552,7 @@ def test_a_policy_is_explained(make: Make) -> None:
     assert "policy accepts nothing" in answer.errors
 
 
+@pytest.mark.long
 def test_a_policy_is_written_from_measurements(template: Path, tmp_path: Path) -> None:
     plan = template / "plan.toml"
     tables = tmp_path / "policies.toml"

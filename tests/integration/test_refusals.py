@@ -110,6 +110,7 @@ def test_another_plan_is_refused_by_its_hash(
     assert server.finish()[0] == 130
 
 
+@pytest.mark.long
 def test_a_node_of_another_plan_gets_no_share_and_waits_no_longer_than_it_may(
     copy_deployment: Copy, start: Start, start_custodians: StartCustodians
 ) -> None:
@@ -157,6 +158,7 @@ def test_missing_data_is_named(deployment: Deployment) -> None:
     assert_worker_refused(deployment, "alice", code=2, words=("data.sealed",))
 
 
+@pytest.mark.long
 def test_a_truncated_data_set_ends_the_run_and_names_the_party(
     deployment: Deployment,
 ) -> None:
@@ -184,6 +186,7 @@ def test_data_that_the_plan_does_not_pin_is_refused(deployment: Deployment) -> N
     assert_worker_refused(deployment, "bob", code=4, words=("not what the plan pins",))
 
 
+@pytest.mark.long
 def test_a_port_in_use_is_named(deployment: Deployment) -> None:
     site = deployment.site("aggregator").read_text()
     port = int(site.partition('training = "127.0.0.1:')[2].partition('"')[0])
@@ -208,6 +211,7 @@ def test_a_custodian_that_cannot_start_ends_the_run(deployment: Deployment) -> N
     assert not deployment.run_directory.exists(), "no node was started"
 
 
+@pytest.mark.long
 def test_a_worker_that_never_comes_is_named(
     deployment: Deployment, start: Start, start_custodians: StartCustodians
 ) -> None:
@@ -239,7 +243,7 @@ def test_a_task_that_fails_is_named_with_its_line(deployment: Deployment) -> Non
     [
         "custodian-listening",
         "round",
-        "finished",
+        pytest.param("finished", marks=pytest.mark.long),
         pytest.param("listening", marks=pytest.mark.long),
         pytest.param("node-measured", marks=pytest.mark.long),
         pytest.param("server-attested", marks=pytest.mark.long),
@@ -263,6 +267,7 @@ def test_ctrl_c_stops_every_node_and_leaves_no_half_model(
     assert deployment.leftovers() == []
 
 
+@pytest.mark.long
 def test_nodes_stop_when_their_launcher_is_killed(
     deployment: Deployment, start: Start
 ) -> None:
