@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 
@@ -14,7 +12,7 @@ from cloister.api.trained import HistoryKeeper, Trained
 from cloister.cli.auditing_here import audit_here
 from cloister.cli.places import Place, check_new_run, custodians_beside, read_place
 from cloister.cli.processes import Event
-from cloister.cli.progress import SIMULATED_NOTICE, LineReporter
+from cloister.cli.progress import SIMULATED_NOTICE, LineReporter, Unheld
 from cloister.federation.auditing.report import AuditReport
 from cloister.plan.plan import Plan
 from cloister.storage.model_vault import OpenedModel, open_model, read_identity
@@ -78,22 +76,11 @@ class Following:
         )
 
 
-class _Listeners:
+class _Listeners(Unheld):
     """Tells several listeners of each event."""
 
     def __init__(self, listeners: Sequence[Callable[[Event], None]]) -> None:
         self._listeners = listeners
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
 
     def __call__(self, event: Event) -> None:
         """Takes one event."""

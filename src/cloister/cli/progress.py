@@ -109,7 +109,7 @@ class LiveReporter:
         return Group(table, self._progress)
 
 
-class _Unheld:
+class Unheld:
     """A reporter that holds nothing open while the run lasts."""
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ class _Unheld:
         return None
 
 
-class LineReporter(_Unheld):
+class LineReporter(Unheld):
     """For a pipe or a file: one line for each thing worth one."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
@@ -158,7 +158,7 @@ class LineReporter(_Unheld):
         return party == self._view.plan.server.name
 
 
-class JsonReporter(_Unheld):
+class JsonReporter(Unheld):
     """For machines: every event as it came."""
 
     def __init__(self, write: Sink) -> None:

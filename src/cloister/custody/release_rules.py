@@ -32,8 +32,9 @@ def keys_for(
 
     Steps: (1) something is asked for, and nothing twice; (2) the node's party and the
     custodian's are in the plan, in that role; (3) for each kind, the plan names a key
-    that this custodian keeps for this node: a worker's data key and a recipient's vault
-    key with its own party's custodian alone, a share with any shareholder's.
+    that this custodian keeps for this node: a worker's or recipient's data key and a
+    recipient's vault key with its own party's custodian alone, a share with any
+    shareholder's.
 
     Args:
         plan: The plan; at a custodian, the copy that its party consented to.

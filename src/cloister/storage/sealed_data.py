@@ -168,6 +168,7 @@ def read_sealed_data(path: Path) -> UnopenedData:
         # Step 3
         check_length(path, signed.manifest, size, manifest_bytes=len(line))
     except BaseException:
+        # Also on Ctrl-C: nobody has this file yet to close it. Raised again.
         file.close()
         raise
     return UnopenedData(path, file, signed, size)

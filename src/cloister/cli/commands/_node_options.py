@@ -1,8 +1,8 @@
-"""The options that every node's command has."""
+"""The options that the commands of nodes share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +28,29 @@ _OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Write events to stdout."),
     click.option("--tethered", is_flag=True, help="Stop when standard input closes."),
 )
+_RECIPIENT_OPTIONS = (
+    click.option("--party", required=True, help="The recipient, as the plan names it."),
+    click.option(
+        "--model",
+        "model_path",
+        type=click.Path(path_type=Path),
+        help="The sealed model, its audit log beside it  [default: in the run's"
+        " directory]",
+    ),
+)
 
 
 def node_options(command: Command) -> Command:
     """Gives a command ``--plan``, ``--site``, ``--json`` and ``--tethered``."""
-    for option in reversed(_OPTIONS):
+    return _with(_OPTIONS, command)
+
+
+def recipient_options(command: Command) -> Command:
+    """Gives a command ``--party``, ``--model``, and what every node's command has."""
+    return _with(_RECIPIENT_OPTIONS, node_options(command))
+
+
+def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command

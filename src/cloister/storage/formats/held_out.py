@@ -75,10 +75,10 @@ def with_held_out(stream: SourceStream, held_out: HeldOut | None) -> RecordStrea
     return _LastHeldOut(stream, held_out)
 
 
-class _AllHeldOut(RecordStream):
-    """Every record is held out: a set to evaluate or to predict on."""
+class _Divided(RecordStream):
+    """A stream whose records go to other splits than its own."""
 
-    def __init__(self, stream: RecordStream) -> None:
+    def __init__(self, stream: SourceStream) -> None:
         self._stream = stream
 
     @property
@@ -95,6 +95,10 @@ class _AllHeldOut(RecordStream):
     @override
     def total(self) -> int | None:
         return self._stream.total
+
+
+class _AllHeldOut(_Divided):
+    """Every record is held out: a set to evaluate or to predict on."""
 
     @override
     def chunks(self) -> Iterator[Chunk]:
@@ -102,27 +106,12 @@ class _AllHeldOut(RecordStream):
             yield Chunk(split="held-out", columns=chunk.columns)
 
 
-class _LastHeldOut(RecordStream):
+class _LastHeldOut(_Divided):
     """The last records are held out."""
 
     def __init__(self, stream: SourceStream, count: int) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._count = count
-
-    @property
-    @override
-    def format(self) -> str:
-        return self._stream.format
-
-    @property
-    @override
-    def schema(self) -> Schema:
-        return self._stream.schema
-
-    @property
-    @override
-    def total(self) -> int | None:
-        return self._stream.total
 
     @override
     def chunks(self) -> Iterator[Chunk]:

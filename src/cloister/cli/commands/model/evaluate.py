@@ -6,19 +6,12 @@ from pathlib import Path
 
 import click
 
-from cloister.cli.commands._node_options import node_options
+from cloister.cli.commands._node_options import recipient_options
 from cloister.cli.interpreter import become_node
 
 
 @click.command("evaluate")
-@click.option("--party", required=True, help="The recipient, as the plan names it.")
-@click.option(
-    "--model",
-    "model_path",
-    type=click.Path(path_type=Path),
-    help="The sealed model, its audit log beside it  [default: in the run's directory]",
-)
-@node_options
+@recipient_options
 def command(
     *,
     party: str,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from cloister.cli.commands._node_options import node_options
+from cloister.cli.commands._node_options import recipient_options
 from cloister.cli.interpreter import become_node
 
 
 @click.command("predict")
-@click.option("--party", required=True, help="The recipient, as the plan names it.")
+@recipient_options
 @click.option(
     "--data",
     "data_path",
@@ -26,13 +26,6 @@ from cloister.cli.interpreter import become_node
     required=True,
     help="Where the sealed predictions go (safetensors, in age's format).",
 )
-@click.option(
-    "--model",
-    "model_path",
-    type=click.Path(path_type=Path),
-    help="The sealed model, its audit log beside it  [default: in the run's directory]",
-)
-@node_options
 def command(  # noqa: PLR0913 - one for each option
     *,
     party: str,
