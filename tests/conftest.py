@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 from tests.support.federation_in_memory import Federation, HandClock, make_federation
 from tests.support.meeting import Meeting
+from tests.support.reachable import set_aside
 from tests.support.running import Result, Run
 
 from cloister.federation import staging
@@ -37,6 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_finish() -> None:
+    set_aside()
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -55,10 +60,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.fixture(autouse=True)
-def no_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def no_last_words() -> Iterator[None]:
     """Senders here answer at once or never: who lost its place is not waited for."""
-    monkeypatch.setattr(staging, "LAST_CHUNK_SECONDS", 0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "LAST_CHUNK_SECONDS", 0.2)
+        yield
 
 
 @pytest.fixture(scope="session")

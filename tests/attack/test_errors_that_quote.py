@@ -18,6 +18,7 @@ from tests.support.canaries import Canaries
 from tests.support.custody_keys import KeysInMemory
 from tests.support.custody_meeting import CustodyMeeting
 from tests.support.federation_in_memory import START
+from tests.support.quick_passphrase import quickly_sealed
 from tests.support.registers import PARTY
 from tests.support.secret_scene import (
     Change,
@@ -34,7 +35,6 @@ from cloister.custody.keyring import (
     IdentityFile,
     Passphrase,
     open_keyring,
-    save_keyring,
 )
 from cloister.custody.messages import KeysReleased
 from cloister.custody.released_keys import check_key
@@ -71,12 +71,11 @@ def test_the_search_looks_behind_an_error() -> None:
 
 
 def wrong_passphrase(scene: SecretScene, directory: Path) -> object:
-    path, other = (
-        directory / "keyring.age",
-        Passphrase(text=Secret(SECRET.hex().encode())),
-    )
+    other = Passphrase(text=Secret(SECRET.hex().encode()))
     scene.canaries.plant("another passphrase", SECRET)
-    save_keyring(path, scene.keyring, lock=scene.passphrase)
+    inside = scene.safe.lock.decrypt(scene.safe.keyring.read_bytes())
+    sealed = quickly_sealed(inside, scene.passphrase.text.reveal().decode())
+    path = private(directory, sealed)
     return open_keyring(path, party=PARTY, lock=other)
 
 

@@ -28,6 +28,7 @@ from tests.support.single_updates import (
     updates_held,
     values_of,
     veiled,
+    veiled_bytes,
 )
 from tests.support.training_calls import (
     Contributing,
@@ -41,6 +42,8 @@ from tests.support.training_calls import (
 from cloister.errors import ProtocolError
 
 LOSS = 0.7390851332151607
+# Made before any test runs, as most of the program's own lists are.
+_KEEPS: list[bytes] = []
 
 
 def as_it_is(tree: Tree) -> Tree:
@@ -99,6 +102,17 @@ async def others_train(scene: Scene) -> None:
     update = constant(scene.port, 0.5)
     models = await asyncio.gather(*(scene[name].train(update) for name in names))
     assert {header.round for header, _ in models} == {2}
+
+
+@pytest.mark.parametrize("keeps", [_KEEPS, None], ids=["old", "new"])
+def test_the_search_looks_into_what_is_older_than_it(keeps: list[bytes] | None) -> None:
+    keeps = [] if keeps is None else keeps
+    secret = bytearray(np.random.default_rng(20_261_122).bytes(24))
+    looked_for = veiled_bytes(bytes(secret))
+    assert holders_of([looked_for]) == []
+    keeps.append(bytes(secret) + b"and more")
+    assert holders_of([looked_for]) == ["list"]
+    keeps.clear()
 
 
 def test_a_round_that_is_over_leaves_nothing_of_an_update(

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import ROUNDS, RUN_ID, Deployment, cloister
+from tests.integration.conftest import ROUNDS, RUN_ID, cloister
+from tests.integration.run_with_rita import finished_with_rita
 
 from cloister.plan.plan import read_plan
 
@@ -17,13 +18,9 @@ PARTIES = ("aggregator", "alice", "bob")
 
 
 @pytest.fixture(scope="module")
-def auditor(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def auditor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an auditor was sent after a run: its directory, the plan, and heads."""
-    place = tmp_path_factory.mktemp("finished") / "deployment"
-    shutil.copytree(template, place)
-    deployment = Deployment(place)
-    done = cloister("run", str(deployment.plan))
-    assert done.returncode == 0, done.stderr
+    deployment = finished_with_rita(tmp_path_factory.getbasetemp())
     sent = tmp_path_factory.mktemp("auditor")
     shutil.copytree(deployment.run_directory, sent / "run")
     shutil.copy(deployment.plan, sent)
@@ -35,7 +32,6 @@ def auditor(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ):
             done = cloister(*command, "-o", str(sent / name))
             assert done.returncode == 0, done.stderr
-    shutil.rmtree(place)
     return sent
 
 
@@ -113,7 +109,7 @@ def test_the_log_and_the_parties_keys_are_enough_on_a_machine_without_a_network(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["holds"] is True
-    assert report["anchors"]["keys_compared"] == list(PARTIES)
+    assert report["anchors"]["keys_compared"] == [*PARTIES, "rita"]
     assert report["anchors"]["keys_not_compared"] == {}
     # What nobody brought is not proven, and said so.
     assert report["end"]["proven"] is False

@@ -21,8 +21,8 @@ from tests.integration.conftest import (
     StartCustodians,
     cloister,
     share_of,
-    write_signed,
 )
+from tests.integration.run_with_rita import ASKER, finished_with_rita
 
 from cloister.cli.custodians import open_keys
 from cloister.cli.data_sealing import seal_for
@@ -37,32 +37,11 @@ from cloister.storage.model_vault import (
 from cloister.storage.record_stream import Chunk
 
 Copy = Callable[[], Deployment]
-ASKER, ASKERS_RECIPIENT = new_identity()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    """A run that went to its end and sealed its model to rita among others.
-
-    All agreed that she evaluates it on records of her own, the same as alice's, that
-    her node predicts on whatever she seals, and that alice's node seals the graph.
-    """
-    directory = tmp_path_factory.mktemp("recipient") / "deployment"
-    deployment = write_signed(directory, recipients=(("rita", "tdx"),))
-    sealed = deployment.seal("rita", share_of("alice"))
-    deployment.edit(
-        deployment.plan,
-        '\nrecipient = "',
-        f'\ndata = "{sealed.digest}"\ndata_key = "{sealed.manifest.key}"'
-        f'\npredictions_to = "{ASKERS_RECIPIENT}"\nrecipient = "',
-    )
-    deployment.edit(deployment.plan, "[model]\n", '[model]\ngraph = "alice"\n')
-    with deployment.site("rita").open("a") as site:
-        site.write(f'data = "{sealed.path.name}"\n')
-    deployment.sign()
-    done = cloister("run", str(deployment.plan))
-    assert done.returncode == 0, done.stderr
-    return deployment
+    return finished_with_rita(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
@@ -169,15 +148,16 @@ def test_a_recipient_gets_no_key_from_another_partys_custodian(
     assert deployment.events("rita", "model-opened") == []
 
 
-@pytest.mark.parametrize(
-    ("role", "party"), [("recipient", "alice"), ("worker", "rita")]
-)
-def test_nobody_takes_anothers_role(
-    finished: Deployment, role: str, party: str
-) -> None:
-    done = cloister(role, "--party", party, "--plan", str(finished.plan))
-    assert done.returncode == 2
-    assert f"is not a {role}" in done.stderr
+def test_nobody_takes_anothers_role(finished: Deployment, start: Start) -> None:
+    plan = ("--plan", str(finished.plan))
+    started = {
+        role: start(role, "--party", party, *plan)
+        for role, party in (("recipient", "alice"), ("worker", "rita"))
+    }
+    for role, node in started.items():
+        code, errors = node.finish()
+        assert code == 2
+        assert f"is not a {role}" in errors
 
 
 def test_before_there_is_a_model_no_key_is_asked_for(

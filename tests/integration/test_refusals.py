@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,19 @@ from tests.integration.conftest import (
     LIMIT_SECONDS,
     PARTIES,
     Deployment,
+    Running,
     Start,
     StartCustodians,
     cloister,
     share_of,
 )
 
+from cloister.cli.interpreter import node_command
 from cloister.plan.plan import read_plan
 from cloister.workloads.digits import DigitStream
 
 Copy = Callable[[str], Deployment]
+Break = Callable[[Deployment], None]
 
 
 def assert_refused(
@@ -49,40 +53,44 @@ def assert_worker_refused(
 ) -> None:
     """Starts one worker, which must end before it needs a custodian."""
     done = cloister("worker", "--party", party, "--plan", str(deployment.plan))
-    assert done.returncode == code, done.stderr
-    assert done.stderr.count("error:") == 1
-    assert "Traceback" not in done.stderr
+    assert_refusal(done.returncode, done.stderr, code=code, words=words)
+
+
+def assert_refusal(
+    returned: int, errors: str, *, code: int, words: tuple[str, ...]
+) -> None:
+    """Expects one error with these words of a worker that waited for nobody."""
+    assert returned == code, errors
+    assert errors.count("error:") == 1
+    assert "Traceback" not in errors
     for word in words:
-        assert word in done.stderr
-    assert "waiting" not in done.stderr
+        assert word in errors
+    assert "waiting" not in errors
 
 
-@pytest.mark.parametrize(
-    ("party", "command"),
-    [("bob", ("worker", "--party", "bob")), ("aggregator", ("server",))],
-)
 def test_a_node_whose_task_differs_by_a_byte_gets_no_warrant(
-    copy_deployment: Copy,
-    start: Start,
-    start_custodians: StartCustodians,
-    party: str,
-    command: tuple[str, ...],
+    copy_deployment: Copy, start: Start, start_custodians: StartCustodians
 ) -> None:
     honest, other = copy_deployment("honest"), copy_deployment("other")
     task = other.directory / "task.py"
     task.write_bytes(task.read_bytes() + b"\n")
-    start_custodians(honest, party)
-    node = start(*command, "--plan", str(other.plan), "--json")
-    code, errors = node.finish()
-    assert code == 3
-    assert "refused this node: the peer runs other code" in errors
-    assert other.events(party, "own-evidence-unwanted")
-    (refused,) = (
-        it for it in honest.custodian_log(party) if it["event"] == "node-refused"
-    )
-    assert refused["code"] == "appraisal-measurement"
-    with honest.register(party) as register:
-        assert register.warrants() == (), "no epoch is spent on a refused node"
+    commands = {"bob": ("worker", "--party", "bob"), "aggregator": ("server",)}
+    start_custodians(honest, *commands)
+    nodes = {
+        party: start(*command, "--plan", str(other.plan), "--json")
+        for party, command in commands.items()
+    }
+    for party, node in nodes.items():
+        code, errors = node.finish()
+        assert code == 3
+        assert "refused this node: the peer runs other code" in errors
+        assert other.events(party, "own-evidence-unwanted")
+        (refused,) = (
+            it for it in honest.custodian_log(party) if it["event"] == "node-refused"
+        )
+        assert refused["code"] == "appraisal-measurement"
+        with honest.register(party) as register:
+            assert register.warrants() == (), "no epoch is spent on a refused node"
     assert not other.sealed_model.exists()
 
 
@@ -147,15 +155,67 @@ def test_a_plan_value_of_the_wrong_type_is_named(deployment: Deployment) -> None
     assert_refused(deployment, code=2, words=("training.rounds", "`int`", "`str`"))
 
 
-@pytest.mark.parametrize("name", ["plan.toml", "task.py", "parties/bob/site.toml"])
-def test_a_missing_file_is_named(deployment: Deployment, name: str) -> None:
-    (deployment.directory / name).unlink()
-    assert_worker_refused(deployment, "bob", code=2, words=(name, "No such file"))
+def without(name: str) -> Break:
+    return lambda deployment: (deployment.directory / name).unlink()
 
 
-def test_missing_data_is_named(deployment: Deployment) -> None:
-    deployment.data("alice").unlink()
-    assert_worker_refused(deployment, "alice", code=2, words=("data.sealed",))
+def with_data_of_another(deployment: Deployment) -> None:
+    deployment.seal("bob", share_of("alice"))
+
+
+def with_a_task_that_fails(deployment: Deployment) -> None:
+    task = deployment.directory / "task.py"
+    task.write_text(task.read_text().replace("import numpy as np", "import nunpy"))
+
+
+# What is done to a deployment, and how bob's node then refuses to begin.
+BROKEN: dict[str, tuple[Break, int, tuple[str, ...]]] = {
+    **{
+        name: (without(name), 2, (name, "No such file"))
+        for name in ("plan.toml", "task.py", "parties/bob/site.toml")
+    },
+    "no data": (
+        lambda deployment: deployment.data("bob").unlink(),
+        2,
+        ("data.sealed",),
+    ),
+    "data that the plan does not pin": (
+        with_data_of_another,
+        4,
+        ("not what the plan pins",),
+    ),
+    "a task that fails": (
+        with_a_task_that_fails,
+        2,
+        ("task.py failed", "line 10", "nunpy"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(
+    template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Running]]:
+    """Bob's nodes of all broken deployments, which start at once and need nobody."""
+    directory = tmp_path_factory.mktemp("broken")
+    nodes = {}
+    for number, (what, (change, _, _)) in enumerate(BROKEN.items()):
+        place = directory / str(number)
+        shutil.copytree(template, place)
+        change(Deployment(place))
+        command = ("worker", "--party", "bob", "--plan", str(place / "plan.toml"))
+        nodes[what] = Running(node_command(command))
+    yield nodes
+    for node in nodes.values():
+        node.close()
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_keeps_a_node_from_beginning_is_named(
+    broken: Mapping[str, Running], what: str
+) -> None:
+    _, code, words = BROKEN[what]
+    assert_refusal(*broken[what].finish(), code=code, words=words)
 
 
 @pytest.mark.long
@@ -179,11 +239,6 @@ def test_records_that_the_task_does_not_know_are_refused(
     deployment.sign()
     start_custodians(deployment)
     assert_worker_refused(deployment, "bob", code=4, words=("not the task's", "192"))
-
-
-def test_data_that_the_plan_does_not_pin_is_refused(deployment: Deployment) -> None:
-    deployment.seal("bob", share_of("alice"))
-    assert_worker_refused(deployment, "bob", code=4, words=("not what the plan pins",))
 
 
 @pytest.mark.long
@@ -228,14 +283,6 @@ def test_a_worker_that_never_comes_is_named(
     )
     assert "patience_seconds" in errors
     assert alice.finish()[0] == 5
-
-
-def test_a_task_that_fails_is_named_with_its_line(deployment: Deployment) -> None:
-    task = deployment.directory / "task.py"
-    task.write_text(task.read_text().replace("import numpy as np", "import nunpy"))
-    assert_worker_refused(
-        deployment, "bob", code=2, words=("task.py failed", "line 10", "nunpy")
-    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ RFC 9113 and, for headers without any compression, RFC 7541. Only what a client 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 
 from cloister.plan.site import Address
@@ -22,15 +23,29 @@ async def open_http2(
     address: Address, *, reading: bool = True
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Returns a connection after its preface; `reading` says whether it has room."""
+    reader, writer = await asyncio.open_connection(
+        address.host, address.port, ssl=client_context()
+    )
+    writer.write(preface(reading=reading))
+    return reader, writer
+
+
+@functools.cache
+def client_context() -> ssl.SSLContext:
+    """Returns what a client that has no certificate and asks for none talks TLS with.
+
+    One for all: each connection begins anew, for a client resumes none unasked.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # noqa: TID251 - whoever it is
     context.set_alpn_protocols(["h2"])
-    reader, writer = await asyncio.open_connection(
-        address.host, address.port, ssl=context
-    )
-    writer.write(PREFACE + _frame(_SETTINGS, 0, 0, b"" if reading else _NO_WINDOW))
-    return reader, writer
+    return context
+
+
+def preface(*, reading: bool = True) -> bytes:
+    """Returns what a client begins with."""
+    return PREFACE + _frame(_SETTINGS, 0, 0, b"" if reading else _NO_WINDOW)
 
 
 def begin_call(number: int, path: str, **metadata: str) -> bytes:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from tests.support.canaries import Canaries
 from tests.support.open_server import OpenServer
+from tests.support.reachable import newer_objects, older_objects
 from tests.support.training_calls import (
     Contributing,
     countersigned,
@@ -38,6 +39,7 @@ from cloister.ratls.node import Node
 _VEIL = 0x5A
 _MARK_BYTES = 24
 _FRESH = itertools.count()
+_HOLD_BYTES = {bytes, np.ndarray}
 
 
 def values_of(port: OpenServer, *, seed: int, scale: float = 1.0) -> ModelBuffer:
@@ -123,7 +125,7 @@ def updates_held(*, but: frozenset[int] = frozenset()) -> list[Update | Receiver
     gc.collect()
     return [
         it
-        for it in gc.get_objects()
+        for it in newer_objects()
         # By type: to ask others' objects for their class may run their code.
         if type(it) in {Update, Receiver} and id(it) not in but
     ]
@@ -149,18 +151,30 @@ def holders_of(secrets: Iterable[Veiled]) -> list[str]:
     """Returns what kinds of objects hold any of these; an empty list if none does."""
     marks = [_veil(mark) for secret in secrets for mark in secret.marks]
     gc.collect()
+    # What is new is little: who waits for the end of something looks there first.
+    return _holders(newer_objects(), marks) or _holders(older_objects(), marks)
+
+
+def _holders(objects: list[Any], marks: list[bytes]) -> list[str]:
     # At once for all objects: there are some hundred thousand.
-    held = {id(it): it for it in gc.get_referents(*gc.get_objects()) if _is_bytes(it)}
-    found = [
-        it
-        for it in held.values()
+    held = {
+        id(it): it
+        for it in gc.get_referents(*objects)
+        # By type, as in `updates_held`.
+        if type(it) in _HOLD_BYTES and _is_long(it)
+    }
+    found = {
+        key
+        for key, it in held.items()
         if not any(it is mark for mark in marks)
         and any(mark in _content(it) for mark in marks)
-    ]
+    }
+    if not found:
+        return []
     return sorted(
         type(holder).__name__
-        for holder in gc.get_referrers(*found)
-        if holder is not found and holder is not held
+        for holder in objects
+        if any(id(it) in found for it in gc.get_referents(holder))
     )
 
 
@@ -192,11 +206,10 @@ def changed(messages: list[bytes], **fields: object) -> list[bytes]:
     return [msgspec.msgpack.encode({**header, **fields}), *messages[1:]]
 
 
-def _is_bytes(it: object) -> bool:
-    # By type, as in `updates_held`.
+def _is_long(it: Any) -> bool:
     if type(it) is bytes:
         return len(it) >= _MARK_BYTES
-    return type(it) is np.ndarray and it.base is None and it.dtype != object
+    return it.base is None and it.dtype != object
 
 
 def _content(it: Any) -> bytes:

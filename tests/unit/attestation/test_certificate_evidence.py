@@ -330,7 +330,7 @@ def parsed_with_one_bit_flipped(
     position=st.integers(min_value=0, max_value=len(HONEST) - 1),
     value=st.integers(min_value=0, max_value=255),
 )
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 def test_any_changed_byte_is_refused_or_leaves_key_and_quote_as_they_were(
     position: int, value: int
 ) -> None:
@@ -346,7 +346,7 @@ def test_any_changed_byte_is_refused_or_leaves_key_and_quote_as_they_were(
 
 
 @given(st.binary(max_size=80))
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 def test_any_evidence_ends_in_our_error(value: bytes) -> None:
     why(certificate({EVIDENCE_OID: value}))
     why(certificate({EVIDENCE_OID: tagged(value)}))

@@ -327,7 +327,7 @@ def test_a_root_that_is_not_named_exactly_is_refused() -> None:
         max_leaves=6,
     ),
 )
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_any_other_value_is_refused_by_one_of_our_errors(
     key: str, value: object
 ) -> None:

@@ -308,7 +308,7 @@ def test_a_huge_quote_is_refused_before_it_is_read(quotes: Mapping[Tee, bytes]) 
 
 
 @given(data=st.binary(max_size=2_000))
-@settings(max_examples=1_000, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_random_bytes_are_refused_and_nothing_else(data: bytes) -> None:
     refusal_of(data)
 
@@ -325,7 +325,7 @@ def test_random_bytes_are_refused_and_nothing_else(data: bytes) -> None:
         max_size=4,
     ),
 )
-@settings(max_examples=1_000, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_edited_quotes_are_parsed_or_refused_and_nothing_else(
     quotes: Mapping[Tee, bytes], tee: Tee, edits: list[tuple[int, int, bytes]]
 ) -> None:

@@ -59,7 +59,7 @@ def replies(root: SimulatedRoot, at: datetime) -> Replies:
 
 
 @pytest.mark.parametrize("name", list(ROUTES))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_changed_answer_is_collateral_or_our_error(
     replies: Replies, name: str, data: st.DataObject
@@ -74,7 +74,7 @@ def test_a_changed_answer_is_collateral_or_our_error(
         assert isinstance(collateral_from_replies(changed), Collateral)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(value=st.text(st.characters(max_codepoint=0xFF), max_size=200))
 def test_any_header_is_a_chain_or_our_error(value: str) -> None:
     got = reply(SGX_PCK_CRL_Issuer_Chain=value)

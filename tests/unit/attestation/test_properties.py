@@ -141,12 +141,12 @@ def _edited(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def test_one_flipped_bit_of_a_quote_is_refused(honest: Honest) -> None:
-    check_flipped_quote(honest, step=7)
+    check_flipped_quote(honest, step=13)
 
 
 def test_one_flipped_bit_of_collateral_is_refused(honest: Honest) -> None:
-    check_flipped_collateral(honest, step=11)
-    check_flipped_lists(honest, step=3)
+    check_flipped_collateral(honest, step=19)
+    check_flipped_lists(honest, step=5)
 
 
 def test_truncated_collateral_is_refused(honest: Honest) -> None:
@@ -156,7 +156,7 @@ def test_truncated_collateral_is_refused(honest: Honest) -> None:
 def test_edited_quotes_and_collateral_are_refused_and_nothing_else(
     honest: Honest,
 ) -> None:
-    check_edited(honest, cases=300, seed=20_261_120)
+    check_edited(honest, cases=150, seed=20_261_120)
 
 
 @pytest.mark.long
