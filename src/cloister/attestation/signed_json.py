@@ -9,6 +9,7 @@ longer than their fields, and the NaN and Infinity that Python would accept.
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime
 from typing import Annotated, NoReturn, TypeVar
 
@@ -21,6 +22,11 @@ MAX_DOCUMENT_BYTES = 262_144
 SIGNATURE_HEX_DIGITS = 128
 
 _MAX_DIGITS = 10
+
+# msgspec (0.22) describes a type to itself when it first meets it, and a second thread
+# that comes meanwhile takes what is there of the description: the process dies of it
+# (SIGSEGV). Nodes judge several peers at once, each in a thread.
+_turn = threading.Lock()
 
 Hex2 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-Fa-f]{4}\Z")]
 Hex4 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-Fa-f]{8}\Z")]
@@ -61,7 +67,8 @@ def read_document(
     """
     document = read_object(unverified_text, what=what)
     try:
-        return msgspec.convert(document, form)
+        with _turn:
+            return msgspec.convert(document, form)
     except msgspec.ValidationError as error:
         raise malformed(what, str(error)) from error
 

@@ -77,7 +77,8 @@ def seal_model(
 ) -> SealedModel:
     """Seals a model to its recipients and writes it to `path`, whole or not at all.
 
-    Predictions are sealed likewise: they are arrays, too.
+    Predictions are sealed likewise: they are arrays, too. The same arrays and metadata
+    open to the same bytes each time, so two runs can be compared by them.
 
     Args:
         arrays: The arrays by name.
@@ -92,7 +93,7 @@ def seal_model(
     # The library writes the memory as it lies: a transposed view would come out wrong.
     straight = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = safetensors.numpy.save(straight, metadata=dict(metadata))
-    return seal_bytes(content, recipients=recipients, path=path)
+    return seal_bytes(_in_order(content), recipients=recipients, path=path)
 
 
 def open_model(path: Path, *, identity: str) -> OpenedModel:
@@ -130,6 +131,20 @@ def unseal_to_file(path: Path, *, identity: str, output: Path) -> OpenedModel:
     opened = _parse_model(path, sealed)
     write_output(output, sealed.content)
     return opened
+
+
+def _in_order(content: bytes) -> bytes:
+    """Returns a safetensors file whose metadata stand in the order of their names.
+
+    The library writes them in another order each time.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of eight
+    return b"".join((len(text).to_bytes(8, "little"), text, content[8 + size :]))
 
 
 def _parse_model(path: Path, sealed: OpenedBytes) -> OpenedModel:

@@ -70,6 +70,20 @@ def test_a_sealed_model_opens_to_the_same_arrays_and_metadata(tmp_path: Path) ->
         assert np.array_equal(opened.arrays[name], array)
 
 
+def test_one_model_opens_to_the_same_bytes_each_time(tmp_path: Path) -> None:
+    # In as many orders the library may write them.
+    metadata = {f"metric.{number}": "0.5" for number in range(8)} | {"run": "größer\n"}
+    opened = set()
+    for number in range(3):
+        path, output = tmp_path / f"{number}.age", tmp_path / f"{number}.safetensors"
+        seal_model(ARRAYS, metadata=metadata, recipients=[RECIPIENT], path=path)
+        assert unseal_to_file(path, identity=IDENTITY, output=output).metadata == (
+            metadata
+        )
+        opened.add(output.read_bytes())
+    assert len(opened) == 1
+
+
 def test_the_receipt_describes_the_file(tmp_path: Path) -> None:
     model = sealed(tmp_path / "model.age")
     content = model.path.read_bytes()
