@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 PYTEST := $(BIN)/python -m pytest $(PYTEST_FLAGS)
 # Beside them are their parts. The peer's is downloaded, and the results take hours, so
 # both are asked for by name.
-BENCHMARKS := $(filter-out $(addprefix benchmarks/,custody_%.py rounds_%.py flower%.py \
-	results%.py reporting.py scene.py turns.py), $(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,chaos_%.py custody_%.py mirror_%.py \
+	rounds_%.py flower%.py results%.py reporting.py scene.py turns.py), $(wildcard benchmarks/*.py))
 
 .PHONY: demo test test-long check lint types imports format dev bench bench-peer results clean tools
 
@@ -51,12 +51,14 @@ results: $(VENV)/.with-dev
 	$(BIN)/python benchmarks/results.py $(RESULTS_FLAGS)
 
 # The tests ask two public programs whether they read what we write: age opens a sealed
-# model, openssl reads certificates. Only root can install them.
+# model, openssl reads certificates. libpmem keeps states in what it takes for persistent
+# memory, and ip gives each node a network of its own. Only root can install them.
 tools:
-	@if ! { command -v age && command -v openssl; } >/dev/null \
+	@if ! { command -v age && command -v openssl && command -v ip && \
+		$(PYTHON) -c 'import ctypes; ctypes.CDLL("libpmem.so.1")'; } >/dev/null 2>&1 \
 		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && \
-		apt-get install -qq -y --no-install-recommends age openssl; fi
+		apt-get install -qq -y --no-install-recommends age openssl libpmem1 iproute2; fi
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

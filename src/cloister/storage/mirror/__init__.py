@@ -1,0 +1,1 @@
+"""The mirror: a node's training state on a medium, sealed, whole at every instant."""
