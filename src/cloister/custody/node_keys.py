@@ -1,7 +1,8 @@
 """The keys that one node has, gathered before its work begins.
 
 They lie in the process's memory alone. Shares are put together at once and dropped; a
-node keeps the state key that comes of them.
+node keeps the state key that comes of them. Under an amended plan it gets the one of
+the plan before as well: its state was sealed under that.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from cloister.attestation.platforms import Platform, SealingPlatform
 from cloister.custody.client import CustodianLine
 from cloister.custody.share_line import fetch_share
 from cloister.custody.state_key import state_key_from_sealing, state_key_from_shares
-from cloister.errors import ConfigError
-from cloister.plan.plan import Party, Plan
+from cloister.errors import ConfigError, PlatformError
+from cloister.plan.digest import digest_bytes
+from cloister.plan.plan import Party, Plan, PlanHash
 from cloister.plan.site import Address
 from cloister.ratls.node import Node
 from cloister.storage.keys import KeyKind, KeySource, Secret
@@ -35,12 +37,14 @@ class NodeKeys(KeySource):
         node: The node.
         released: Its keys, by kind; shares are not among them.
         state: Its state key, where that is made of shares.
+        state_before: Likewise the one of the plan before it, where there is one.
         platform: Where its state key comes from otherwise, if the platform seals.
     """
 
     node: Node = field(repr=False)
     released: Mapping[KeyKind, Secret]
     state: Secret | None
+    state_before: Secret | None = None
     platform: Platform | None = field(repr=False)
 
     @override
@@ -64,6 +68,41 @@ class NodeKeys(KeySource):
         """
         if self.state is not None:
             return self.state
+        return self._from_sealing(self.node.plan_hash)
+
+    def state_key_before(self) -> Secret:
+        """Returns the key that sealed it under the plan that this one amends.
+
+        Of shares it is the very key. A platform's sealing key is another for other
+        code: then what comes opens nothing.
+
+        Raises:
+            ConfigError: See `state_key`.
+            PlatformError: See `state_key`.
+            RuntimeError: If the plan amends none.
+        """
+        if self.state_before is not None:
+            return self.state_before
+        before = _hash_before(self.node.plan)
+        if before is None:
+            raise RuntimeError("the plan amends no other")
+        return self._from_sealing(before)
+
+    def find_state_key(self) -> Secret | None:
+        """Returns the state key, if anything gives this node one.
+
+        A worker whose task keeps nothing between rounds trains without.
+        """
+        try:
+            return self.state_key()
+        except ConfigError:
+            return None
+        except PlatformError as error:
+            if error.code != "sealing-unavailable":
+                raise
+            return None
+
+    def _from_sealing(self, plan_hash: PlanHash) -> Secret:
         node = self.node
         sealing: object = self.platform
         if not isinstance(sealing, SealingPlatform):
@@ -77,7 +116,7 @@ class NodeKeys(KeySource):
         return state_key_from_sealing(
             Secret(sealing.sealing_key()),
             run_id=node.plan.run_id,
-            plan_hash=node.plan_hash,
+            plan_hash=plan_hash,
             role=node.role,
             party=node.party,
         )
@@ -133,22 +172,20 @@ async def gather_keys(
     shares = dict(zip(addresses, fetched, strict=True))
     if _SHARE in released:
         shares[own.name] = released.pop(_SHARE)
-    state = None
-    if shares:
-        state = state_key_from_shares(
-            shares,
-            plan=node.plan,
-            plan_hash=node.plan_hash,
-            role=node.role,
-            party=node.party,
-        )
+    state, before = _states_from(shares, node)
     if kinds or shares:
         log.info(
             "keys-received",
             kinds=[*kinds] if _SHARE in kinds or not shares else [*kinds, _SHARE],
             custodians=sorted({*([own.name] if kinds else []), *addresses}),
         )
-    return NodeKeys(node=node, released=released, state=state, platform=platform)
+    return NodeKeys(
+        node=node,
+        released=released,
+        state=state,
+        state_before=before,
+        platform=platform,
+    )
 
 
 def own_kinds(party: Party) -> tuple[KeyKind, ...]:
@@ -166,6 +203,34 @@ def other_shareholders(plan: Plan, party: Party) -> tuple[str, ...]:
     if not party.has_state:
         return ()
     return tuple(it.name for it in plan.shareholders if it.name != party.name)
+
+
+def _states_from(
+    shares: Mapping[str, Secret], node: Node
+) -> tuple[Secret | None, Secret | None]:
+    """Returns a node's state keys of its plan and of the one before, if of shares.
+
+    An amendment changes neither who holds a share nor which.
+    """
+    if not shares:
+        return None, None
+
+    def under(digest: PlanHash) -> Secret:
+        return state_key_from_shares(
+            shares,
+            plan=node.plan,
+            plan_hash=digest,
+            role=node.role,
+            party=node.party,
+        )
+
+    before = _hash_before(node.plan)
+    return under(node.plan_hash), None if before is None else under(before)
+
+
+def _hash_before(plan: Plan) -> PlanHash | None:
+    before = plan.predecessor
+    return None if before is None else PlanHash(digest_bytes(before.plan))
 
 
 def _address(name: str, addresses: Mapping[str, Address]) -> Address:

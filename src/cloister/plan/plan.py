@@ -52,7 +52,7 @@ __all__ = [
 
 PlanHash = NewType("PlanHash", bytes)  # SHA-256, 32 bytes
 
-_HASH_LABEL = "cloister/plan/5"
+_HASH_LABEL = "cloister/plan/6"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -59,7 +59,7 @@ class TaskSection(
 
 
 class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[rounds]``: who must contribute, and how often the model is evaluated.
+    """``[rounds]``: who must contribute; how often the model is evaluated, and kept.
 
     Attributes:
         quorum: How many of those with a seat must have contributed when the deadline
@@ -69,6 +69,8 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         evaluate_every: Rounds between evaluations.
         tolerated_colluders: How many parties may pool what they know; stated where a
             worker is not attested.
+        mirror_every: The server keeps its state on its disk after each round whose
+            number this divides. What was trained since is trained again after a crash.
     """
 
     quorum: Literal["all"] | Quorum = "all"
@@ -76,9 +78,11 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sample: Count | None = None
     evaluate_every: Count = 50
     tolerated_colluders: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    mirror_every: Count = 1
 
     def __post_init__(self) -> None:
         _check_deadline(self)
+        _check_mirror(self)
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,4 +178,21 @@ def _check_deadline(rounds: Rounds) -> None:
         got=f"quorum = {rounds.quorum!r}"
         f" {'without' if missing else 'with'} deadline_seconds",
         remedy="With quorum = 'all' every round waits for everybody with a seat.",
+    )
+
+
+def _check_mirror(rounds: Rounds) -> None:
+    """Refuses to train rounds again where it is not the plan that says who is counted.
+
+    With a number as quorum another cohort may come in time the second time, and the
+    round would have two results.
+    """
+    if rounds.quorum == "all" or rounds.mirror_every == 1:
+        return
+    raise ConfigError(
+        "rounds that somebody may miss would be trained again with others",
+        code="mirror-interval",
+        expected="[rounds] mirror_every = 1 with a number as quorum",
+        got=f"quorum = {rounds.quorum!r} with mirror_every = {rounds.mirror_every}",
+        remedy="Leave mirror_every out: the state is kept after every round then.",
     )

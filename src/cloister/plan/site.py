@@ -23,14 +23,18 @@ __all__ = [
     "Addresses",
     "CollateralSection",
     "CustodianSection",
+    "MirrorSection",
     "Paths",
     "PlatformKind",
     "PlatformSection",
     "Site",
+    "StateMedium",
     "parse_address",
     "read_site",
 ]
 
+# The words of `storage.mirror`, which this room does not know.
+StateMedium = Literal["file", "persistent-memory"]
 PlatformKind = Literal["simulated-sgx", "simulated-tdx", "gramine", "tdx"]
 
 
@@ -80,6 +84,20 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     data: PathText | None = None
 
 
+class MirrorSection(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """``[mirror]``: where this node keeps its sealed state, and what that lies on.
+
+    Attributes:
+        directory: Has a directory for each run; None for ``state`` in the run's own.
+        medium: A file, or mapped persistent memory.
+    """
+
+    directory: PathText | None = None
+    medium: StateMedium = "file"
+
+
 class CustodianSection(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -108,6 +126,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         paths: What it reads and writes.
         custodian: Its own party's.
         platform: Where its evidence comes from.
+        mirror: Where it keeps its state.
         shares: Where the custodians of other parties listen that hold a share of this
             node's state key: ``HOST:PORT`` by party.
         patience_seconds: How long it waits for what is not there yet.
@@ -119,6 +138,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     custodian: CustodianSection
     addresses: Addresses | None = None
     platform: PlatformSection | None = None
+    mirror: MirrorSection = MirrorSection()
     shares: dict[Name, str] = {}
     patience_seconds: Annotated[float, Meta(gt=0, le=86400)] = 120.0
 

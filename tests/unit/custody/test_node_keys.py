@@ -20,7 +20,7 @@ from tests.support.custodian_port import (
 from tests.support.custody_keys import KeyedFederation, KeysInMemory, make_keyed
 from tests.support.custody_meeting import custodian_of
 from tests.support.federation_in_memory import HandClock
-from tests.support.plan_tree import by_identity
+from tests.support.plan_tree import Tree, by_identity, put
 from tests.support.recorded_log import RecordedLog
 from tests.support.running import Run, until
 
@@ -37,7 +37,8 @@ from cloister.errors import (
     RefusedByPeer,
     VerificationError,
 )
-from cloister.plan.plan import plan_hash
+from cloister.plan.digest import format_digest
+from cloister.plan.plan import PlanHash, plan_hash
 from cloister.plan.site import Address
 from cloister.ratls.node import Node
 from cloister.ratls.proofs import EvidenceProver
@@ -149,13 +150,15 @@ async def offices(
         )
 
 
-def state_of(keyed: KeyedFederation, party: str) -> Secret:
-    """Returns the state key that a party's node is to have."""
+def state_of(
+    keyed: KeyedFederation, party: str, *, under: PlanHash | None = None
+) -> Secret:
+    """Returns the state key that a party's node is to have, or had under a plan."""
     plan = keyed.plan
     return state_key_from_shares(
         {name: keyed.secrets[name, "state-share"] for name in ("aggregator", "alice")},
         plan=plan,
-        plan_hash=plan_hash(plan),
+        plan_hash=under or plan_hash(plan),
         role=plan.find_party(party).role,
         party=party,
     )
@@ -217,6 +220,73 @@ def test_a_node_without_a_state_asks_its_own_custodian_alone(
             assert keys.state is None
             [said] = all_.log.named("keys-received")
             assert (said["kinds"], said["custodians"]) == ([kind], [party])
+
+    run(story())
+
+
+FORMER = PlanHash(32 * b"\x05")
+
+
+def amends(tree: Tree) -> Tree:
+    """Makes a plan one that takes over the run of another."""
+    return put(
+        tree,
+        ("predecessor",),
+        {
+            "plan": format_digest(FORMER),
+            "state": format_digest(32 * b"\x06"),
+            "round": 3,
+        },
+    )
+
+
+def test_under_an_amended_plan_a_node_has_the_key_of_the_plan_before_as_well(
+    run: Run, tmp_path: Path
+) -> None:
+    amended = make_keyed(tmp_path / "keys", change=amends)
+
+    async def story() -> None:
+        async with offices(amended, tmp_path, "aggregator", "alice") as all_:
+            keys = await all_.gather(all_.node("aggregator"), all_.addresses("alice"))
+        assert keys.state_key() == state_of(amended, "aggregator")
+        assert keys.state_key_before() == state_of(amended, "aggregator", under=FORMER)
+        assert keys.state_key_before() != keys.state_key()
+        assert keys.state_key_before().reveal().hex() not in repr(keys)
+
+    run(story())
+
+
+def test_a_platform_seals_under_the_plan_before_what_it_sealed_then(
+    run: Run, tmp_path: Path
+) -> None:
+    amended = make_keyed(tmp_path / "keys", change=amends, holders=())
+
+    async def story() -> None:
+        async with offices(amended, tmp_path, "aggregator", "alice") as all_:
+            keys = await all_.gather(all_.node("aggregator"), {})
+            assert keys.state_key_before() == state_key_from_sealing(
+                Secret(amended.federation.platform("aggregator").sealing_key()),
+                run_id=amended.plan.run_id,
+                plan_hash=FORMER,
+                role="server",
+                party="aggregator",
+            )
+            # Simulated TDX: a worker whose task keeps nothing trains without one.
+            worker = await all_.gather(all_.node("alice"), {})
+            assert worker.find_state_key() is None
+
+    run(story())
+
+
+def test_of_a_plan_that_amends_none_nobody_asks_for_the_key_before(
+    run: Run, keyed: KeyedFederation, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with offices(keyed, tmp_path, "bob") as all_:
+            keys = await all_.gather(all_.node("bob"), {})
+            assert keys.find_state_key() is None
+            with pytest.raises(RuntimeError):
+                keys.state_key_before()
 
     run(story())
 

@@ -165,6 +165,7 @@ def test_all_that_may_change_may_change_at_once() -> None:
         ),
         (("training", "rounds"), 11, "amendment-shorter"),
         (("rounds", "tolerated_colluders"), 1, "amendment-rounds"),
+        (("rounds", "mirror_every"), 2, "amendment-rounds"),
         (("party", 0, "name"), "other", "amendment-party"),
         (("party", 1, "key"), "ed25519:" + 64 * "9", "amendment-party"),
         (("party", 1, "data"), "sha256:" + 64 * "9", "amendment-party"),

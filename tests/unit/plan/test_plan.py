@@ -233,7 +233,7 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
     numbers = {"rounds", "batch_size", "seed", "evaluate_every", "warmup_rounds"}
     numbers |= {"life_seconds", "custodian_silence_seconds"}
     numbers |= {"round", "tolerated_colluders", "local_steps", "deadline_seconds"}
-    numbers |= {"threads", "learning_rate", "sample", "quorum"}
+    numbers |= {"threads", "learning_rate", "sample", "quorum", "mirror_every"}
     if path[:2] == OPTIONS or path[-1] in ({"nesterov"} if wrong is True else numbers):
         return
     assert refusal(put(tree, path, wrong)).code == "value-invalid"
@@ -295,6 +295,8 @@ def test_a_truth_value_or_a_year_is_no_setting(path: Path, wrong: Value) -> None
         (("rounds", "sample"), 0),
         (("rounds", "sample"), "all"),
         (("rounds", "evaluate_every"), 0),
+        (("rounds", "mirror_every"), 0),
+        (("rounds", "mirror_every"), 2**31),
         (("party", 0, "role"), "observer"),
         (("party", 1, "admit"), "anybody"),
         (("rounds", "tolerated_colluders"), -1),
@@ -425,7 +427,7 @@ def test_rounds_may_be_left_out_where_all_are_attested(default: Value) -> None:
 
 def test_the_canonical_form_names_every_key_and_its_version() -> None:
     plan = parse_plan(toml_of(plan_tree()))
-    form = ["cloister/plan/5", msgspec.to_builtins(plan)]
+    form = ["cloister/plan/6", msgspec.to_builtins(plan)]
     assert form[1]["predecessor"] is None
     for key in (
         *("platforms", "data_key", "state_share", "recipient"),
@@ -439,6 +441,7 @@ def test_the_canonical_form_names_every_key_and_its_version() -> None:
         "sample": None,
         "evaluate_every": 4,
         "tolerated_colluders": None,
+        "mirror_every": 1,
     }
     assert form[1]["training"]["optimizer"] == {
         "name": "sgd",

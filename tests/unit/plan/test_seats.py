@@ -99,6 +99,14 @@ def test_a_number_as_quorum_needs_a_deadline() -> None:
     assert plan(with_quorum(tree, 3, deadline_seconds=1)).rounds.deadline_seconds == 1
 
 
+def test_rounds_are_trained_again_only_where_nobody_may_miss_them() -> None:
+    kept = put(tree_of(5), ("rounds", "mirror_every"), 4)
+    assert plan(kept).rounds.mirror_every == 4
+    assert refusal(with_quorum(kept, 3)).code == "mirror-interval"
+    with_quorum(put(kept, ("rounds", "mirror_every"), 1), 3)
+    assert plan(kept).rounds.quorum == 3
+
+
 @pytest.mark.parametrize("quorum", ["all", None])
 def test_a_deadline_would_be_ignored_where_all_must_come(quorum: str | None) -> None:
     tree = put(tree_of(5), ("rounds", "deadline_seconds"), 60)

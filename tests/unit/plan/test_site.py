@@ -46,6 +46,19 @@ def test_a_whole_site_reads_as_written(write: Write) -> None:
     assert parse_address(site.addresses.training) == Address("[2001:db8::1]", 7002)
 
 
+def test_a_nodes_state_lies_in_its_run_unless_the_site_says_otherwise(
+    write: Write,
+) -> None:
+    mirror = read_site(write(site_tree())).mirror
+    assert (mirror.directory, mirror.medium) == (None, "file")
+    told: Tree = {"directory": "/mnt/pmem", "medium": "persistent-memory"}
+    mirror = read_site(write(put(site_tree(), ("mirror",), told))).mirror
+    assert (mirror.directory, mirror.medium) == ("/mnt/pmem", "persistent-memory")
+    for wrong in ({"medium": "tape"}, {"directory": ""}, {"every": 2}):
+        with pytest.raises(ConfigError):
+            read_site(write(put(site_tree(), ("mirror",), dict(wrong))))
+
+
 def test_collateral_from_a_service_needs_its_address_and_a_cache(write: Write) -> None:
     section: Tree = {
         "pccs": "https://pccs.example",
