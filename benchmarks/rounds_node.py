@@ -25,6 +25,9 @@ from cloister.federation.allocator import settle_allocator
 from cloister.federation.audit_start import open_audit
 from cloister.federation.server import ServerSettings, serve
 from cloister.federation.worker import WorkerSettings, work
+from cloister.ratls.node import Node
+from cloister.storage.keys import new_key
+from cloister.storage.mirror.subject import MirrorPlace, Subject
 from rounds_scene import RunScene, open_custodians, say, worker_names
 from rounds_task import Gate, NoData, Nothing, Shared, wait_for_word
 from scene import SERVER
@@ -58,8 +61,24 @@ async def serving(scene: RunScene, log: FilteringBoundLogger) -> None:
                 custodian=custodian,
                 settings=settings,
                 audit=audit,
+                mirror=_place(node, scene.directory),
+                former=None,
                 log=log,
             )
+
+
+def _place(node: Node, directory: Path) -> MirrorPlace:
+    """Returns where the server's state is kept: beside its log, under a fresh key."""
+    return MirrorPlace(
+        path=directory / "server.mirror",
+        key=new_key(),
+        subject=Subject(
+            run_id=node.plan.run_id,
+            plan_hash=node.plan_hash,
+            role=node.role,
+            party=node.party,
+        ),
+    )
 
 
 async def watching(scene: RunScene) -> None:
@@ -97,6 +116,8 @@ async def training(
                 source=NoData(),
                 custodian=custodian,
                 settings=settings,
+                mirror=None,
+                former=None,
                 log=enrolled,
             )
 

@@ -178,6 +178,7 @@ def test_a_refused_worker_stops_nobody_else(
             assert error.code == "appraisal-measurement"
             good = asyncio.ensure_future(work(scene, two[0].node("alice")))
             metrics = await port.coordinator.run(patience_seconds=10)
+            port.coordinator.release()
             await asyncio.gather(working, good)
             assert metrics["accuracy"] > 0.9
             assert sorted(port.admitted()) == [("alice", 1), ("bob", 1)]

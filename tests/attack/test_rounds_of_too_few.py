@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ from tests.support.training_calls import (
 )
 
 from cloister.errors import ConfigError
+from cloister.federation.coordinator import Coordinator
 from cloister.plan.plan import parse_plan
 
 LOSS = 0.7390851332151607
@@ -133,6 +135,10 @@ def test_whoever_keeps_others_away_gets_no_mean_of_two(
     run(story())
 
 
+def _counts(coordinator: Coordinator, party: str) -> bool:
+    return party in coordinator._machine.counted
+
+
 def test_final_metrics_are_of_no_fewer_than_a_round(
     run: Run, three_of_four: Federation, tmp_path: Path
 ) -> None:
@@ -141,14 +147,19 @@ def test_final_metrics_are_of_no_fewer_than_a_round(
             port, coordinator = scene.port, scene.port.coordinator
             calls = await train(scene, *scene.parties)
             await asyncio.gather(*map(next_model, calls))
+            told = []
             for number, name in enumerate(("alice", "bob", "carol"), 1):
                 party, found = scene[name], reported(accuracy=number / 7)
-                await finish(party.channel, final_report(port, party.node, found))
+                last = final_report(port, party.node, found)
+                told.append(asyncio.ensure_future(finish(party.channel, last)))
                 if number < 3:
+                    await until(partial(_counts, coordinator, name))
                     coordinator._expire(2)
                     assert coordinator.metrics is None
             await until(lambda: coordinator.metrics is not None)
             assert coordinator.metrics == pytest.approx({"accuracy": 6 / 7 / 3})
+            coordinator.release()
+            await asyncio.gather(*told)
 
     run(story())
 

@@ -125,14 +125,19 @@ class Deployment:
         return [event for event in self.log(party) if event["event"] == kind]
 
     def leftovers(self) -> list[str]:
-        """Files in the run directory that are no log and not the sealed model."""
+        """Files in the run directory: no log, not the sealed model, no sealed state."""
         return [
             str(path.relative_to(self.run_directory))
             for path in sorted(self.run_directory.rglob("*"))
             if path.is_file()
             and path not in {self.sealed_model, self.audit}
-            and path.parent.name != "logs"
+            and path.parent.name not in {"logs", "state"}
         ]
+
+    @property
+    def states(self) -> list[str]:
+        """Names of what nodes keep of their state."""
+        return sorted(path.name for path in (self.run_directory / "state").iterdir())
 
 
 class Running:

@@ -16,6 +16,7 @@ from tests.integration.canary_task import CANARY
 from tests.integration.conftest import ROUNDS, RUN_ID, Deployment, Start, cloister
 
 from cloister.cli.interpreter import NODE_ENVIRONMENT
+from cloister.plan.plan import plan_hash, read_plan
 from cloister.storage.model_vault import new_identity
 
 
@@ -52,13 +53,17 @@ def test_both_sides_attest_each_other(finished: Deployment) -> None:
         assert attested["simulated"] is True
 
 
-def test_a_run_leaves_logs_and_the_sealed_model_and_nothing_else(
+def test_a_run_leaves_logs_the_sealed_model_and_state_and_nothing_else(
     finished: Deployment,
 ) -> None:
     assert finished.leftovers() == []
     assert finished.sealed_model.exists()
     logs = sorted(p.name for p in (finished.run_directory / "logs").iterdir())
     assert logs == ["aggregator.jsonl", "alice.jsonl", "bob.jsonl"]
+    # Workers of a task that keeps nothing have a lock alone.
+    plan = plan_hash(read_plan(finished.plan)).hex()
+    mirror = f"aggregator.{plan[:16]}.mirror"
+    assert finished.states == [mirror, "aggregator.lock", "alice.lock", "bob.lock"]
 
 
 def test_the_owner_opens_what_was_reported(
@@ -151,7 +156,9 @@ def test_no_key_and_no_parameter_touches_the_disk_in_the_clear(
         "an age identity": b"AGE-SECRET-KEY-",
     }
     files = [p for p in finished.run_directory.rglob("*") if p.is_file()]
-    assert len(files) == 5
+    # Logs, the audit log, the model; and the server's state, with three locks.
+    assert len(files) == 9
+    assert any(path.suffix == ".mirror" for path in files)
     for path in files:
         content = path.read_bytes()
         if path == finished.audit:

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 from examples.softmax.task import Softmax
 from tests.support.addresses import free_addresses
+from tests.support.kept_in_memory import KeptInMemory, KnownAtOnce
 from tests.support.plan_tree import CLASSES, FEATURES
 from tests.support.recorded_log import Event, read_events
 from tests.support.run_audit import RecordedRun
@@ -19,6 +20,7 @@ from cloister.cli.journal import open_journal
 from cloister.errors import ProtocolError
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.course import course_of
+from cloister.federation.model_state import ModelState
 from cloister.federation.ports import Ports
 from cloister.federation.publisher import ARITHMETIC_THREADS
 from cloister.federation.rounds.machine import Phase
@@ -85,8 +87,16 @@ async def open_server(
         ThreadPoolExecutor(ARITHMETIC_THREADS) as threads,
     ):
         audit = RecordedRun()
+        course = course_of(node.plan)
+        state = ModelState(model, course.optimizer)
         coordinator = Coordinator(
-            course_of(node.plan), model, audit=audit, threads=threads, log=log
+            course,
+            state,
+            keeper=KeptInMemory(state),
+            witness=KnownAtOnce(),
+            audit=audit,
+            threads=threads,
+            log=log,
         )
         ports = Ports(
             node,

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self
 
 import numpy as np
+from tests.support.kept_in_memory import KeptInMemory, KnownAtOnce
 from tests.support.recorded_log import RecordedLog
 from tests.support.run_audit import RecordedRounds, participant
 from tests.support.training_calls import model_in
 
-from cloister.errors import ProtocolError
+from cloister.errors import ProtocolError, StorageError
 from cloister.federation.coordinator import Coordinator
 from cloister.federation.course import Course
 from cloister.federation.layout import Layout, ModelBuffer, layout_of
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
+from cloister.federation.model_state import ModelState
 from cloister.federation.published import Published
 from cloister.federation.publisher import ARITHMETIC_THREADS
+from cloister.federation.state import Witness
 from cloister.federation.strategies.optimizers import Sgd
 from cloister.federation.strategies.schedules import Constant, LearningRate
 from cloister.federation.updates import Receiver, Update
@@ -118,6 +122,9 @@ class Story:
         plan: Its course.
         layout: Of its model.
         audit: Records its rounds.
+        completed: Rounds completed before it.
+        chosen: Whom a server before it chose for its first round.
+        witness: Its party; one that knows at once, if none is given.
     """
 
     def __init__(
@@ -126,6 +133,9 @@ class Story:
         *,
         layout: Layout = LAYOUT,
         audit: RecordedRounds | None = None,
+        completed: int = 0,
+        chosen: tuple[str, ...] = (),
+        witness: Witness | None = None,
     ) -> None:
         self.course = plan or course()
         self.layout = layout
@@ -133,9 +143,14 @@ class Story:
         self.audit = audit or RecordedRounds()
         self.now = 0.0
         self.threads = ThreadPoolExecutor(ARITHMETIC_THREADS)
+        self.state = ModelState(ModelBuffer(layout), self.course.optimizer)
+        self.keeper = KeptInMemory(self.state, completed=completed, chosen=chosen)
+        self.witness = witness or KnownAtOnce()
         self.coordinator = Coordinator(
             self.course,
-            ModelBuffer(layout),
+            self.state,
+            keeper=self.keeper,
+            witness=self.witness,
             audit=self.audit,
             threads=self.threads,
             log=self.log.logger(),
@@ -151,6 +166,8 @@ class Story:
     async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         del rest
         await self.coordinator.fail(ProtocolError("the story is over", code="over"))
+        with contextlib.suppress(StorageError):  # the medium of some is full
+            await self.coordinator.rest()
         self.threads.shutdown()
         if kind is not None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from typing_extensions import override
 
 from cloister.cli.journal import open_journal
 from cloister.cli.output import error_object
+from cloister.custody.audit_export import head_of_run, sign_head
 from cloister.errors import CloisterError
 from cloister.federation.audit_log import AuditLog
 from cloister.federation.custodian import Custodian
@@ -34,6 +36,9 @@ from cloister.plan.plan import Plan, plan_hash
 from cloister.plan.site import Address
 from cloister.ratls.node import Node
 from cloister.ratls.warrant import HeldWarrant
+from cloister.storage.dsse import Envelope, parse_envelope
+from cloister.storage.keys import Secret
+from cloister.storage.mirror.subject import MirrorPlace, Subject
 from cloister.storage.records import DataSource
 
 PATIENCE_SECONDS = 20.0
@@ -69,6 +74,22 @@ class Scene:
         """Where the sealed graph goes, if a worker seals one."""
         return self.directory / "graph.pt2.age"
 
+    def place(self, party: str) -> MirrorPlace:
+        """Returns where a party's node keeps its state."""
+        return place_of(self.custodians.plan, party, self.directory)
+
+    def heads(self) -> list[Envelope]:
+        """Returns what every party's register says of the log now, signed."""
+        plan, found = self.custodians.plan, []
+        for party in plan.party:
+            with self.custodians.register(party.name) as register:
+                if register.known_mark(plan.run_id) is None:
+                    continue
+                head = head_of_run(register, plan.run_id)
+            line = sign_head(head, key=self.custodians.federation.keys[party.name])
+            found.append(parse_envelope(line.rstrip()))
+        return found
+
     def events(self, party: str, name: str | None = None) -> list[Event]:
         """Returns a party's log on disk."""
         return read_events(self.directory / "logs" / f"{party}.jsonl", name)
@@ -96,9 +117,21 @@ class Scene:
         return {p.name: self.node(p.name) for p in self.custodians.plan.party}
 
     async def serve(
-        self, node: Node, task: Task, *, custodian: Custodian | None = None
+        self,
+        node: Node,
+        task: Task,
+        *,
+        custodian: Custodian | None = None,
+        former: MirrorPlace | None = None,
     ) -> Outcome:
-        """Runs a server; a failure is its log's last line, as in a node's process."""
+        """Runs a server; a failure is its log's last line, as in a node's process.
+
+        Args:
+            node: Its node.
+            task: The task.
+            custodian: Another line than that to the scene's own.
+            former: Where the state under the plan before is kept.
+        """
         settings = ServerSettings(
             enrolment=self.enrolment,
             training=self.training,
@@ -115,6 +148,8 @@ class Scene:
                             custodian=line,
                             settings=settings,
                             audit=audit,
+                            mirror=self.place(node.party),
+                            former=former,
                             log=log,
                             elapsed=self.elapsed,
                         )
@@ -129,6 +164,7 @@ class Scene:
         source: DataSource,
         *,
         custodian: Custodian | None = None,
+        former: MirrorPlace | None = None,
     ) -> None:
         """Runs a worker; a failure is its log's last line."""
         settings = WorkerSettings(
@@ -146,6 +182,8 @@ class Scene:
                         source=source,
                         custodian=line,
                         settings=settings,
+                        mirror=self.place(node.party),
+                        former=former,
                         log=log,
                         elapsed=self.elapsed,
                     )
@@ -174,6 +212,25 @@ class Scene:
             office.line(node, log=log) as line,
         ):
             yield line
+
+
+def place_of(plan: Plan, party: str, directory: Path) -> MirrorPlace:
+    """Returns where a party's node keeps its state: beside a run directory."""
+    digest = plan_hash(plan)
+    path = directory.with_name(f"{directory.name}-state") / (
+        f"{party}.{digest.hex()[:16]}.mirror"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return MirrorPlace(
+        path=path,
+        key=Secret(hashlib.sha256(digest + party.encode()).digest()),
+        subject=Subject(
+            run_id=plan.run_id,
+            plan_hash=digest,
+            role=plan.find_party(party).role,
+            party=party,
+        ),
+    )
 
 
 def make_scene(
@@ -252,6 +309,8 @@ async def whole_run(
     scene: Scene,
     nodes: Mapping[str, Node] | None = None,
     tasks: Mapping[str, Task] | None = None,
+    *,
+    former: MirrorPlace | None = None,
 ) -> Outcome:
     """Runs all nodes to their end; returns the server's outcome.
 
@@ -259,6 +318,7 @@ async def whole_run(
         scene: Where, and under which plan.
         nodes: The nodes; fresh ones unless given.
         tasks: Tasks that are not the plan's, by party.
+        former: Where the server's state under the plan before is kept.
 
     Raises:
         ExceptionGroup: With the error of every node that failed.
@@ -266,7 +326,9 @@ async def whole_run(
     nodes, tasks = nodes or scene.nodes(), tasks or {}
     data = sources(worker.name for worker in scene.custodians.plan.workers)
     outcome, *others = await asyncio.gather(
-        scene.serve(nodes["aggregator"], tasks.get("aggregator", task())),
+        scene.serve(
+            nodes["aggregator"], tasks.get("aggregator", task()), former=former
+        ),
         *(
             scene.work(nodes[name], tasks.get(name, task()), data[name])
             for name in data

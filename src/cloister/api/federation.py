@@ -101,15 +101,22 @@ class Federation:
         identity: Path | str | None = None,
         on_event: Callable[[Event], None] | None = None,
         quiet: bool = False,
+        fresh: bool = False,
         **settings: Unpack[Settings],
     ) -> Trained:
         """Trains: all nodes of this machine run to the end of training.
+
+        The run of a plan that was broken off goes on from the last state that its
+        server kept. What was trained before is in the model then, and not in the
+        history.
 
         Args:
             identity: File of an identity that opens the model; None: the owner's, where
                 `cloister init` puts it.
             on_event: Told of every event of every process here, in another thread.
             quiet: Whether to print nothing.
+            fresh: Whether the run of a plan begins anew; what is there is set aside
+                under a dated name. Each `fit` of a local federation does anyway.
             settings: How a local federation trains: it writes a plan with them, and
                 signs it for everybody. The plan of `from_plan` says all of that itself.
 
@@ -122,6 +129,7 @@ class Federation:
         following = Following(on_event=on_event, quiet=quiet)
         checked = check_settings(settings)
         if isinstance(self._origin, LocalParties):
+            _check_no_fresh(fresh=fresh)
             plan_path = self._origin.make(checked, tell=following.tell)
         else:
             plan_path = _check_unset(checked, self._origin)
@@ -131,6 +139,7 @@ class Federation:
             plan_path,
             here=_here(plan, plan_path),
             identity=None if identity is None else Path(identity),
+            fresh=fresh,
         )
 
     @property
@@ -164,6 +173,17 @@ def _here(plan: Plan, plan_path: Path) -> tuple[str, ...]:
         for party in (plan.server, *plan.workers)
         if default_site_path(plan_path, party.name).exists()
     )
+
+
+def _check_no_fresh(*, fresh: bool) -> None:
+    if fresh:
+        raise ConfigError(
+            "each fit of a local federation is a run of its own",
+            code="settings-unused",
+            expected="fresh for the plan of `from_plan` alone",
+            got="fresh=True",
+            remedy="Leave it out.",
+        )
 
 
 def _check_unset(settings: Settings, plan_path: Path) -> Path:

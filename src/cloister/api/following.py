@@ -10,9 +10,10 @@ from rich.console import Console
 from cloister.api.run_apart import run_apart
 from cloister.api.trained import HistoryKeeper, Trained
 from cloister.cli.auditing_here import audit_here
-from cloister.cli.places import Place, check_new_run, custodians_beside, read_place
+from cloister.cli.places import Place, custodians_beside, read_place
 from cloister.cli.processes import Event
 from cloister.cli.progress import SIMULATED_NOTICE, LineReporter, Unheld
+from cloister.cli.running import check_may_run
 from cloister.federation.auditing.report import AuditReport
 from cloister.plan.plan import Plan
 from cloister.storage.model_vault import OpenedModel, open_model, read_identity
@@ -44,28 +45,34 @@ class Following:
         *,
         here: Sequence[str],
         identity: Path | None,
+        fresh: bool,
     ) -> Trained:
         """Runs the nodes of `here` to their end; returns what they leave.
+
+        From the state that they kept, if an earlier call, or command, was broken off.
 
         Args:
             plan: The plan.
             plan_path: Its file.
             here: Whose nodes; the server first, if it is among them.
             identity: Opens the model; None: the owner's beside the plan, if any.
+            fresh: Whether the run begins anew instead.
 
         Raises:
-            CloisterError: If the run was done before, or a node fails.
+            CloisterError: If the run is over, cannot begin anew, or a node fails.
             KeyboardInterrupt: If it was interrupted.
         """
         if plan.simulated:
             self._console.print(SIMULATED_NOTICE, style="yellow")
         role = plan.find_party(here[0]).role
         place = read_place(plan_path, role=role, party=here[0], site_path=None)
-        check_new_run(place)
+        check_may_run(place, fresh=fresh)
         history = HistoryKeeper(plan.server.name)
         shown = LineReporter(plan, self._console)
         listeners = [it for it in (history, shown, self._on_event) if it is not None]
-        run_apart(plan, plan_path, reporter=_Listeners(listeners), only=here)
+        run_apart(
+            plan, plan_path, reporter=_Listeners(listeners), only=here, fresh=fresh
+        )
         return Trained(
             plan=plan,
             plan_path=plan_path,

@@ -23,7 +23,12 @@ from cloister.plan.plan import Plan
 
 
 def run_apart(
-    plan: Plan, plan_path: Path, *, reporter: Reporter, only: Collection[str]
+    plan: Plan,
+    plan_path: Path,
+    *,
+    reporter: Reporter,
+    only: Collection[str],
+    fresh: bool,
 ) -> None:
     """Runs some nodes of `plan`, and the custodians beside it, to the nodes' end.
 
@@ -32,6 +37,7 @@ def run_apart(
         plan_path: Its file.
         reporter: Told of every event, in another thread.
         only: Whose nodes; the others run elsewhere.
+        fresh: Whether they begin anew.
 
     Raises:
         CloisterError: If the plan is not signed by all; or of the kind, and with the
@@ -39,7 +45,9 @@ def run_apart(
         KeyboardInterrupt: If the run was interrupted; all here have stopped then.
     """
     check_consents(plan, plan_path, at=utc_now())
-    running = _Running(Launcher(plan, plan_path, on_event=reporter, only=only))
+    running = _Running(
+        Launcher(plan, plan_path, on_event=reporter, only=only, fresh=fresh)
+    )
     with reporter, ThreadPoolExecutor(max_workers=1) as thread:
         outcome = thread.submit(running.run)
         try:

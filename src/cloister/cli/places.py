@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cloister.errors import ConfigError
 from cloister.plan.custodian_site import CustodianSite, read_custodian_site
-from cloister.plan.plan import Party, Plan, Role, read_plan
+from cloister.plan.digest import digest_bytes
+from cloister.plan.plan import Party, Plan, Role, plan_hash, read_plan
 from cloister.plan.site import Address, Addresses, Site, parse_address, read_site
 
 CUSTODIAN_FILE = "custodian.toml"
@@ -16,6 +17,10 @@ CUSTODIAN_FILE = "custodian.toml"
 AUDIT_NAME = "audit.jsonl"
 MODEL_NAME = "model.safetensors.age"
 GRAPH_NAME = "graph.pt2.age"
+STATE_NAME = "state"
+# Of a plan's hash, in the name of what was kept under it.
+_HASH_DIGITS = 16
+_MIRROR = ".mirror"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +63,7 @@ class Place:
     @property
     def run_directory(self) -> Path:
         """Where this run's logs and artefacts go."""
-        header = self.plan.plan
-        # Neither may hold a dot, so no two runs share a directory.
-        return self.at_site(self.site.paths.runs) / f"{header.name}.{header.run}"
+        return self.at_site(self.site.paths.runs) / self._run
 
     @property
     def log_path(self) -> Path:
@@ -81,6 +84,45 @@ class Place:
     def audit_path(self) -> Path:
         """The run's audit log, which its server writes."""
         return self.run_directory / AUDIT_NAME
+
+    @property
+    def state_directory(self) -> Path:
+        """Where the node keeps its sealed state of this run."""
+        own = self.site.mirror.directory
+        if own is None:
+            return self.run_directory / STATE_NAME
+        return self.at_site(own) / self._run
+
+    @property
+    def mirror_path(self) -> Path:
+        """The node's sealed state under this plan."""
+        return self._mirror_under(plan_hash(self.plan))
+
+    @property
+    def former_mirror_path(self) -> Path | None:
+        """The one under the plan that this plan amends; None if it amends none."""
+        before = self.plan.predecessor
+        return None if before is None else self._mirror_under(digest_bytes(before.plan))
+
+    @property
+    def every_mirror_path(self) -> Sequence[Path]:
+        """What lies there of the node's state in this run, under whatever plan."""
+        return sorted(self.state_directory.glob(f"{self.site.party}.*{_MIRROR}*"))
+
+    @property
+    def lock_path(self) -> Path:
+        """Whose holder alone is this party's node in this run, on this machine."""
+        return self.state_directory / f"{self.site.party}.lock"
+
+    @property
+    def _run(self) -> str:
+        header = self.plan.plan
+        # Neither may hold a dot, so no two runs share a directory.
+        return f"{header.name}.{header.run}"
+
+    def _mirror_under(self, digest: bytes) -> Path:
+        named = f"{self.site.party}.{digest.hex()[:_HASH_DIGITS]}{_MIRROR}"
+        return self.state_directory / named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,23 +245,6 @@ def _check_addresses(site: Site, *, role: Role) -> None:
             got="none" if needed else "some",
             remedy="Correct [addresses] in site.toml.",
         )
-
-
-def check_new_run(place: Place) -> Place:
-    """Returns `place`, if its run was not done yet: one plan is one run.
-
-    Raises:
-        ConfigError: If there is a model.
-    """
-    if place.model_path.exists():
-        raise ConfigError(
-            "this run is over: its model exists",
-            code="run-exists",
-            expected="a plan whose run has not been done",
-            got=str(place.model_path),
-            remedy="Give the plan a new [plan] run; one plan is one run.",
-        )
-    return place
 
 
 def read_custodian_place(path: Path) -> CustodianPlace:

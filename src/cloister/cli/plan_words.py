@@ -23,6 +23,7 @@ def describe(plan: Plan) -> list[str]:
         *_admission(plan),
         *_keys(plan),
         "",
+        *_kept(plan),
         "The host sees sizes, times, round numbers and aggregate metrics.",
         *_records(plan),
         *_evaluated(plan),
@@ -139,6 +140,18 @@ def _keys(plan: Plan) -> list[str]:
             "No one of them alone can open the state; all of them together can.",
         ]
     return ["", "Custodians keep keys:", *lines] if lines else []
+
+
+def _kept(plan: Plan) -> list[str]:
+    """Says what a host keeps of a run, and what a crash costs."""
+    every = plan.rounds.mirror_every
+    when = "every round" if every == 1 else f"every {every} rounds"
+    lost = "the round it is in" if every == 1 else f"{every} rounds at most"
+    return [
+        f"The server keeps its state sealed on its host's disk after {when}, and goes"
+        " on from there:",
+        f"what kills it costs {lost}, which are trained again.",
+    ]
 
 
 def _running(party: Party) -> str:

@@ -13,7 +13,7 @@ import asyncio
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -43,12 +43,14 @@ class RunOutcome:
         failed: Who that was: a party, or its custodian.
         failure: Its last words, if it failed with an error of ours.
         stderr: What it wrote to stderr, when it failed in another way.
+        signal: Name of the signal that killed it; None where none did.
     """
 
     code: int
     failed: str | None = None
     failure: Event | None = None
     stderr: str = ""
+    signal: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +64,6 @@ class Member:
 
     name: str
     process: Process
-    _said: dict[str, asyncio.Event] = field(default_factory=dict)
-
-    def said(self, kind: str) -> asyncio.Event:
-        """Returns what is set when the process says an event of `kind`."""
-        return self._said.setdefault(kind, asyncio.Event())
 
     async def follow(
         self,
@@ -95,7 +92,6 @@ class Member:
             event |= always
             if event.get("event") == "failed":
                 failure = event
-            self.said(str(event.get("event"))).set()
             on_event(event)
         code, stderr = await self.process.wait(), await errors
         return RunOutcome(
@@ -104,6 +100,7 @@ class Member:
             failed=self.name,
             failure=failure,
             stderr="" if failure else stderr,
+            signal=None if code >= 0 else _signal_name(-code),
         )
 
 
@@ -153,6 +150,13 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
         for line in cutter.feed(piece):
             yield line
     yield cutter.end()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # one of those without a name
 
 
 def _event_in(line: bytes) -> Event | None:

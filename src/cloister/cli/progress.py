@@ -36,8 +36,10 @@ _LINES = frozenset(
         "node-measured",
         "node-unmeasured",
         "waiting-for-custodian",
+        "waiting-for-predecessor",
         "waiting-for-share",
         "server-attested",
+        "server-lost",
         "peer-admitted",
         "finished",
     }
@@ -95,6 +97,8 @@ class LiveReporter:
         """Takes one event of one node."""
         if event.get("event") == "printed":
             _show_printed(event, self._live.console)
+        elif said := restart_in_words(event):
+            _show(said, self._live.console)
         self._view.take(event)
         self._progress.update(
             self._bar, completed=self._view.round, description=self._view.line()
@@ -136,6 +140,8 @@ class LineReporter(Unheld):
         """Takes one event of one node."""
         self._view.take(event)
         party, kind = event.get("party"), event.get("event")
+        if said := restart_in_words(event):
+            _show(said, self._console)
         if is_custodian(event):
             return
         if kind in _LINES:
@@ -184,10 +190,41 @@ def reporter_for(plan: Plan, console: Console) -> Reporter:
     return LineReporter(plan, console)
 
 
+def restart_in_words(event: Event) -> str:
+    """Returns what a person reads of a process, or a run, that goes on; else nothing.
+
+    Also of a custodian: whoever sees a restart is to know what was killed.
+    """
+    match event.get("event"):
+        case "restarted":
+            said = f"killed by {event.get('signal')}, started again"
+        case "state-resumed":
+            said = f"resuming after round {event.get('round')}"
+        case "mirror-volatile":
+            said = (
+                "keeps its state where a power cut ends it; [mirror] directory in"
+                " site.toml names another place"
+            )
+        case "set-aside":
+            said = f"set aside {event.get('path')}"
+        case "state-not-kept":
+            said = f"could not keep its newest state: {event.get('reason')}"
+        case "server-changed":
+            said = f"goes on with a new server in round {event.get('next_round')}"
+        case _:
+            return ""
+    who = f"{'custodian of ' if is_custodian(event) else ''}{event.get('party')}"
+    return f"{who}: {printable(said)}"
+
+
 def _show_printed(event: Event, console: Console) -> None:
     """Shows what the task of an owner's own node printed."""
-    line = f"  {event.get('party')}: {printable(str(event.get('text', '')))}"
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    _show(f"{event.get('party')}: {printable(str(event.get('text', '')))}", console)
+
+
+def _show(line: str, console: Console) -> None:
+    """Shows a line as it is: what is in brackets is no style."""
+    console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _short(measurements: object) -> str:

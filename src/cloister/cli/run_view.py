@@ -14,6 +14,10 @@ _STATES = {
     "waiting-for-server": "waiting for the server",
     "listening": "listening",
     "server-attested": "attested the server",
+    "waiting-for-predecessor": "waiting for the node before it to end",
+    "server-lost": "lost the server",
+    "state-resumed": "resumed",
+    "restarted": "was killed; started again",
     "round": "training",
     "finished": "finished",
     "model-sealed": "sealed the model",
@@ -71,7 +75,9 @@ class RunView:
             self._take_training(kind, event)
 
     def _take_training(self, kind: str, event: Event) -> None:
-        if kind == "round":
+        if kind == "state-resumed":
+            self.round = int(_number(event, "round"))
+        elif kind == "round":
             self.round = int(_number(event, "round"))
             loss = event.get("loss")
             # Where too few took part, nobody is told theirs.

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import msgspec
 
+from cloister.cli.custodians import open_register
+from cloister.cli.earlier_starts import check_begins, check_not_over, check_unknown
 from cloister.cli.exit_codes import ExitCode
 from cloister.cli.host_time import utc_now
 from cloister.cli.launcher import Launcher
-from cloister.cli.places import check_new_run, read_place
+from cloister.cli.places import (
+    Place,
+    custodians_beside,
+    read_custodian_place,
+    read_place,
+)
 from cloister.cli.processes import Event, RunOutcome
 from cloister.cli.progress import Reporter
 from cloister.errors import (
@@ -24,6 +31,7 @@ from cloister.errors import (
 )
 from cloister.plan.consent import check_consents
 from cloister.plan.plan import Plan
+from cloister.ratls.mark import Mark
 
 _ERRORS: dict[int, type[CloisterError]] = {
     ExitCode.USAGE: ConfigError,
@@ -42,23 +50,59 @@ class _Failure(msgspec.Struct):
     remedy: str = ""
 
 
-def run_plan(plan: Plan, plan_path: Path, *, reporter: Reporter) -> None:
-    """Runs every node of `plan` to the end of training.
+def run_plan(
+    plan: Plan, plan_path: Path, *, reporter: Reporter, fresh: bool = False
+) -> None:
+    """Runs every node of `plan` to the end of training, from where it stopped.
+
+    Args:
+        plan: The plan.
+        plan_path: Its file.
+        reporter: Told of every event.
+        fresh: Whether the run begins anew; what is there is set aside.
 
     Raises:
-        CloisterError: If the run is over, or the plan is not signed by all; or of the
-            kind, and with the words, of the first process that failed.
+        CloisterError: If the run is over, cannot begin anew, or the plan is not signed
+            by all; or of the kind, and with the words, of the first process that
+            failed.
         KeyboardInterrupt: If the run was interrupted; all have stopped then.
     """
     # Nodes do the same; here it is one error, before anything starts.
-    check_new_run(read_place(plan_path, role="server", party=None, site_path=None))
+    place = read_place(plan_path, role="server", party=None, site_path=None)
+    check_may_run(place, fresh=fresh)
     check_consents(plan, plan_path, at=utc_now())
     with reporter:
         try:
-            outcome = asyncio.run(_run(plan, plan_path, reporter))
+            outcome = asyncio.run(_run(plan, plan_path, reporter, fresh=fresh))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
     raise_failure(outcome)
+
+
+def check_may_run(place: Place, *, fresh: bool) -> Place:
+    """Returns `place`, if its run may go on; or begin anew, if that is asked for.
+
+    Raises:
+        ConfigError: If it is over; or it goes on from another plan's.
+        VerificationError: If it is to begin anew, and a custodian here knows that it
+            began.
+        StorageError: If its log, or the register of a custodian, cannot be read.
+    """
+    if not fresh:
+        return check_not_over(place)
+    check_begins(place.plan)
+    check_unknown(place.plan, place.plan_path, _marks_here(place))
+    return place
+
+
+def _marks_here(place: Place) -> dict[str, Mark | None]:
+    """Returns what the custodians beside the plan know of the run, by party."""
+    marks: dict[str, Mark | None] = {}
+    for path in custodians_beside(place.plan_path):
+        custodian = read_custodian_place(path)
+        with open_register(custodian) as register:
+            marks[custodian.party] = register.mark(place.plan.run_id)
+    return marks
 
 
 def raise_failure(outcome: RunOutcome) -> None:
@@ -74,14 +118,16 @@ def raise_failure(outcome: RunOutcome) -> None:
         raise _error_of(outcome)
 
 
-async def _run(plan: Plan, plan_path: Path, reporter: Reporter) -> RunOutcome:
+async def _run(
+    plan: Plan, plan_path: Path, reporter: Reporter, *, fresh: bool
+) -> RunOutcome:
     task = asyncio.current_task()
     if task is None:
         raise RuntimeError("no task is running")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
-    return await Launcher(plan, plan_path, on_event=reporter).run()
+    return await Launcher(plan, plan_path, on_event=reporter, fresh=fresh).run()
 
 
 def _error_of(outcome: RunOutcome) -> CloisterError:

@@ -22,6 +22,14 @@ class RoundAudit(Protocol):
         """Head of the log, 32 bytes."""
         ...
 
+    @property
+    def durable_head(self) -> bytes:
+        """The newest head that outlives a cut of power, 32 bytes.
+
+        No other may go into a mark: a log that lacks it then would count as cut.
+        """
+        ...
+
     def round_completed(
         self,
         number: int,
@@ -36,10 +44,20 @@ class RoundAudit(Protocol):
             number: The round.
             head: The head that went out with its model.
             participants: Whose updates counted, in plan order.
-            state: SHA-256 of the state after it, where it was computed.
+            state: SHA-256 of the state after it, where it is stated.
 
         Raises:
             StorageError: If it cannot be written.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Returns when all records are on the disk; may be called from any thread.
+
+        A state that outlives a cut of power must not be ahead of the log.
+
+        Raises:
+            StorageError: If that is not certain.
         """
         ...
 

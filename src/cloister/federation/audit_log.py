@@ -19,9 +19,8 @@ from cloister.errors import CloisterError, StorageError
 from cloister.federation.audit import CallAudit, RoundAudit, WarrantAudit
 from cloister.federation.audit_introduction import Introduction
 from cloister.federation.audit_past import Past
+from cloister.federation.audit_phrases import code_of, counted, reason_of, run_over
 from cloister.federation.audit_records import (
-    CODE_CHARACTERS,
-    REASON_CHARACTERS,
     AdmissionWithdrawn,
     AnyEntry,
     CollateralUsed,
@@ -29,7 +28,6 @@ from cloister.federation.audit_records import (
     NodeAdmitted,
     NodeRefused,
     Participant,
-    RefusalsCounted,
     RoundCompleted,
     RunFailed,
     RunOpened,
@@ -46,11 +44,12 @@ from cloister.ratls.enrolment_service import describe_peer
 from cloister.ratls.epochs import Epoch
 from cloister.ratls.identity import Spki
 from cloister.ratls.node import Node
-from cloister.ratls.refusals import one_line
 from cloister.ratls.testimony import Testimony, collateral_sha256
 from cloister.ratls.warrant import Warrant
 from cloister.storage.audit_file import AuditFile
 from cloister.storage.model_vault import SealedModel
+
+_HEAD_BYTES = 32
 
 
 class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
@@ -65,6 +64,7 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
         elapsed: A counter of seconds; it says when a minute is over.
 
     Attributes:
+        past: What the file holds.
         newest: The newest node of each role and party that earlier servers were, or
             met. This one admits none that is older.
         dropped_bytes: Size of an unfinished end that was dropped; 0 for none.
@@ -80,6 +80,7 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
         dropped_bytes: int = 0,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.past = past
         self.newest: Mapping[tuple[Role, str], Epoch] = past.newest
         self.dropped_bytes = dropped_bytes
         self._file = file
@@ -92,7 +93,12 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
         self._warrant: Warrant | None = None
         self._told: Callable[[], None] | None = None
         self._introduced = False
-        self._sealed = False
+        self._completed = past.completed
+        # What is there before its introduction was read, and perhaps never synced.
+        self._durable_head = bytes(_HEAD_BYTES)
+        # The last round after which the state was stated.
+        self._marked: int | None = None
+        self._sealed = past.sealed
         self._closed = False
         self._lock = threading.Lock()
 
@@ -103,9 +109,31 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
         return bytes.fromhex(self._file.head)
 
     @property
+    @override
+    def durable_head(self) -> bytes:
+        """SHA-256 of the last record that is on the disk for certain, 32 bytes.
+
+        Zeros before this server's introduction.
+        """
+        return self._durable_head
+
+    @property
     def length(self) -> int:
         """Number of records."""
         return self._file.length
+
+    @property
+    def completed(self) -> int | None:
+        """Rounds completed as the log tells the run; None where it tells none."""
+        return self._completed
+
+    @property
+    def marked(self) -> int | None:
+        """The last round whose state this server stated; a mark of its head is of it.
+
+        None before its introduction.
+        """
+        return self._marked
 
     @property
     def sealed(self) -> bool:
@@ -160,8 +188,9 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
             introduced = begun.entry(self.head, collateral=collateral)
             self._append(introduced)
             self._warrant = introduced.warrant
-            self._file.sync()
+            self._sync()
             self._introduced = True
+            self._completed = self._marked = completed
 
     @override
     def node_admitted(
@@ -173,7 +202,9 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
             last_round=admitted.last_round,
             verdict=describe_peer(admitted.peer),
         )
-        self._record(entry, collateral=collateral)
+        # What cannot be recorded does not happen.
+        if not self._record(entry, collateral=collateral):
+            raise run_over()
 
     @override
     def node_refused(
@@ -189,8 +220,8 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
             role=role,
             party=party,
             where="enrolment",
-            code=_code(error),
-            reason=_reason(error),
+            code=code_of(error),
+            reason=reason_of(error),
             testimony=testimony,
         )
         self._refused(entry, collateral=collateral)
@@ -201,8 +232,8 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
             role=peer.role,
             party=peer.party,
             where="training",
-            code=_code(error),
-            reason=_reason(error),
+            code=code_of(error),
+            reason=reason_of(error),
             testimony=None,
         )
         self._refused(entry, collateral=None)
@@ -213,17 +244,17 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
             AdmissionWithdrawn(
                 party=admitted.peer.party,
                 tls_key_sha256=admitted.peer.node.key.hex(),
-                code=_code(error),
-                reason=_reason(error),
+                code=code_of(error),
+                reason=reason_of(error),
             )
         )
 
     @override
     def warrant_renewed(self, warrant: Warrant) -> None:
         with self._begun():
-            recorded = self._keep_warrant(warrant)
+            recorded = not self._sealed and self._keep_warrant(warrant)
             if recorded:
-                self._file.sync()
+                self._sync()
         if recorded:
             self._tell()
 
@@ -245,10 +276,18 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
         with self._begun():
             # A deposit may have renewed it just now, and this round rests on it.
             renewed = self._keep_warrant(self._node.warrant.current)
-            self._append(*_counted(self._refusals.due()), entry)
+            self._append(*counted(self._refusals.due()), entry)
             # With a mark: others are told of this head, and keep it.
             if renewed or state is not None:
-                self._file.sync()
+                self._sync()
+            self._completed = number
+            if state is not None:
+                self._marked = number
+
+    @override
+    def sync(self) -> None:
+        with self._begun():
+            self._sync()
 
     def model_sealed(self, sealed: SealedModel, *, rounds: int, ending: Ending) -> None:
         """Records the end of the run.
@@ -274,15 +313,25 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
                 reports=ending.reports,
             )
         )
-        self._sealed = True
 
-    def run_failed(self, error: CloisterError) -> None:
+    def run_failed(self, error: CloisterError, *, state: bytes | None) -> None:
         """Records that the server gave up.
+
+        Args:
+            error: Why.
+            state: SHA-256 of the state after the rounds so far; None if it is not
+                durable.
 
         Raises:
             StorageError: If it cannot be written.
         """
-        self._last(RunFailed(code=_code(error), reason=_reason(error)))
+        self._last(
+            RunFailed(
+                code=code_of(error),
+                reason=reason_of(error),
+                state=None if state is None else state.hex(),
+            )
+        )
 
     def close(self) -> None:
         """Closes the file; again does nothing."""
@@ -293,9 +342,9 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
             # What was counted and not written yet; of a log that cannot be written, the
             # run has heard before.
             with contextlib.suppress(StorageError):
-                if left_out := _counted(self._refusals.rest()):
+                if left_out := counted(self._refusals.rest()):
                     self._append(*left_out)
-                    self._file.sync()
+                    self._sync()
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -304,30 +353,46 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _record(self, entry: AnyEntry, *, collateral: str | None = None) -> None:
+    def _record(self, entry: AnyEntry, *, collateral: str | None = None) -> bool:
+        """Returns whether it was recorded: after the end nothing is."""
         with self._begun():
+            if self._sealed:
+                return False
             self._keep_collateral(collateral)
             self._append(entry)
-            self._file.sync()
+            self._sync()
         self._tell()
+        return True
 
     def _refused(self, entry: NodeRefused, *, collateral: str | None) -> None:
         with self._begun():
-            entries = _counted(self._refusals.due())
+            if self._sealed:  # it changes nothing any more
+                return
+            entries = counted(self._refusals.due())
             if self._refusals.admits(entry.party):
                 self._keep_collateral(collateral)
                 entries.append(entry)
             if entries:
                 self._append(*entries)
-                self._file.sync()
+                self._sync()
         if entries:
             self._tell()
 
     def _last(self, entry: ModelSealed | RunFailed) -> None:
         with self._begun():
+            if self._sealed:
+                raise run_over()
             self._keep_warrant(self._node.warrant.current)
-            self._append(*_counted(self._refusals.rest()), entry)
-            self._file.sync()
+            self._append(*counted(self._refusals.rest()), entry)
+            self._sealed = isinstance(entry, ModelSealed)
+            self._sync()
+            if isinstance(entry, RunFailed) and entry.state is not None:
+                self._marked = self._completed
+
+    def _sync(self) -> None:
+        """Has all records on the disk when it returns; the lock is held."""
+        self._file.sync()
+        self._durable_head = self.head
 
     @contextlib.contextmanager
     def _begun(self) -> Iterator[None]:
@@ -365,15 +430,3 @@ class AuditLog(DoorAudit, RoundAudit, CallAudit, WarrantAudit):
         at_ms = int(self._node.clock().timestamp() * 1000)
         for entry in entries:
             self._file.append(encode_entry(entry), at_ms=at_ms, signer=self._signer)
-
-
-def _counted(left_out: list[tuple[str, int]]) -> list[AnyEntry]:
-    return [RefusalsCounted(party=party, count=count) for party, count in left_out]
-
-
-def _code(error: CloisterError) -> str:
-    return one_line(error.code)[:CODE_CHARACTERS]
-
-
-def _reason(error: CloisterError) -> str:
-    return one_line(str(error))[:REASON_CHARACTERS]

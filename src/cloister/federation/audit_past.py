@@ -19,7 +19,10 @@ from cloister.errors import ConfigError, StorageError, VerificationError
 from cloister.federation.audit_records import (
     AnyEntry,
     CollateralUsed,
+    ModelSealed,
     NodeAdmitted,
+    RoundCompleted,
+    RunFailed,
     RunOpened,
     ServerIntroduced,
     parse_entry,
@@ -47,6 +50,11 @@ class Past:
             written by a server that died before its introduction; nobody was told.
         newest: The newest node of each role and party that its servers were, or met.
         newest_at: The time of its last record; None if it is empty.
+        completed: Rounds completed as it tells the run; None if it is empty.
+        states: SHA-256 of the state after each round of which it states one, hex. Of
+            rounds that were lost and done again only the last time counts.
+        sent: The head that went out with the model of each round in it, hex; likewise.
+        sealed: Whether it holds the end of the run.
     """
 
     plan_hash: PlanHash | None
@@ -54,6 +62,10 @@ class Past:
     heads: tuple[str, ...]
     newest: Mapping[tuple[Role, str], Epoch]
     newest_at: datetime | None
+    completed: int | None
+    states: Mapping[int, str]
+    sent: Mapping[int, str]
+    sealed: bool
 
 
 def read_past(unverified: Iterable[Link], *, run_id: str) -> Past:
@@ -97,6 +109,10 @@ class _Reader:
         self._heads: list[str] = []
         self._epochs = EpochMemory()
         self._newest_at: datetime | None = None
+        self._completed: int | None = None
+        self._states: dict[int, str] = {}
+        self._sent: dict[int, str] = {}
+        self._sealed = False
 
     def past(self) -> Past:
         return Past(
@@ -105,6 +121,10 @@ class _Reader:
             heads=tuple(self._heads),
             newest=self._epochs.newest(),
             newest_at=self._newest_at,
+            completed=self._completed,
+            states=self._states,
+            sent=self._sent,
+            sealed=self._sealed,
         )
 
     def take(self, link: Link) -> None:
@@ -183,6 +203,7 @@ class _Reader:
         verify_link(link, key=key)
         if isinstance(entry, CollateralUsed):
             self._collateral.add(entry.sha256)
+        self._follow(entry)
         # Step 4: whom it met
         if isinstance(entry, NodeAdmitted):
             words, warrant = entry.testimony.said, entry.testimony.warrant
@@ -199,6 +220,35 @@ class _Reader:
             )
         self._heads.append(link.head)
         self._newest_at = instant(link.at_ms // 1000)
+
+    def _follow(self, entry: AnyEntry) -> None:
+        """Notes how far the run is."""
+        match entry:
+            case ServerIntroduced():
+                self._begin(entry)
+            case RoundCompleted():
+                self._completed = entry.round
+                self._sent[entry.round] = entry.head
+                # What the record before it said of this round is another server's.
+                self._states.pop(entry.round, None)
+                if entry.state is not None:
+                    self._states[entry.round] = entry.state
+            case RunFailed():
+                if entry.state is not None and self._completed is not None:
+                    self._states.setdefault(self._completed, entry.state)
+            case ModelSealed():
+                self._sealed = True
+            case _:
+                pass
+
+    def _begin(self, entry: ServerIntroduced) -> None:
+        """Forgets the rounds that a server begins without: it does them again."""
+        completed = self._completed = entry.completed
+        self._states = {
+            it: state for it, state in self._states.items() if it <= completed
+        }
+        self._sent = {it: head for it, head in self._sent.items() if it <= completed}
+        self._states[completed] = entry.state.hex()
 
 
 def _parsed(link: Link) -> AnyEntry:

@@ -180,7 +180,8 @@ class RoundCompleted(Entry, frozen=True, kw_only=True, tag="round"):
         head: The head of this log that went out with the round's model.
         participants: Those whose updates counted, in plan order. The plan says who they
             may be (`auditing.participants`).
-        state: SHA-256 of the state after the round, where it was computed.
+        state: SHA-256 of the state after the round, where it is stated: always, with a
+            number as quorum.
     """
 
     round: RunRound
@@ -212,11 +213,18 @@ class ModelSealed(Entry, frozen=True, kw_only=True, tag="model-sealed"):
     reports: tuple[Participant, ...]
 
 
-class RunFailed(Entry, frozen=True, kw_only=True, tag="run-failed"):
-    """The server gave up."""
+class RunFailed(Entry, frozen=True, kw_only=True, omit_defaults=True, tag="run-failed"):
+    """The server gave up, or was stopped.
+
+    Attributes:
+        code: Why, for machines.
+        reason: Why, for people.
+        state: SHA-256 of the state after the rounds so far, if it is durable.
+    """
 
     code: _Code
     reason: _Line
+    state: Hex32 | None = None
 
 
 AnyEntry = (

@@ -123,8 +123,9 @@ def _check_not_cut(path: Path, past: Past, known: Mark | None) -> None:
             code="audit-cut",
             expected=f"the head {known.audit_head.hex()}, of round {known.round}",
             got=f"{len(past.heads)} records with other heads",
-            remedy="Restore the log. If it is lost, give the plan a new run, or have"
-            " the party's operator run `cloister custodian rewind`.",
+            remedy="Restore the log. If it is lost, give the plan a new run; or have"
+            " every party's operator run `cloister custodian rewind`, and start with"
+            " --fresh.",
         )
 
 

@@ -173,7 +173,19 @@ class Coordinator(Progress):
         """
         self.touch()
         self.check_report(by.party, report)
-        self._attendance.content(by.party)
         if self._machine.report(by.party):
             self._finals.take(by, report)
             self._move_on()
+
+    async def until_sealed(self, party: str) -> None:
+        """Waits until a worker that has reported may go.
+
+        That is when the model is sealed and recorded: a server that dies before needs
+        the reports once more.
+
+        Raises:
+            CloisterError: If the run has failed; `party` was told then.
+        """
+        await self._released.wait()
+        self._check_failed(party)
+        self._attendance.content(party)

@@ -58,6 +58,7 @@ class Course:
             sync-sgd, the workers' own in fedavg.
         seed: What the draws of seats depend on.
         wire: How parameters and updates travel.
+        mirror_every: The state is kept after each round whose number this divides.
         server_peak: In fedavg the server's rate in every round; None in sync-sgd.
         by_identity: Whether a worker proves nothing of its code, and may send anything.
     """
@@ -74,6 +75,7 @@ class Course:
     rate: LearningRate
     seed: int
     wire: Wire
+    mirror_every: int = 1
     server_peak: float | None = None
     by_identity: bool = False
 
@@ -142,6 +144,7 @@ def course_of(plan: Plan, *, own_strategy: Strategy | None = None) -> Course:
         server_peak=None if local is None else peak,
         seed=training.seed,
         wire=training.wire,
+        mirror_every=rounds.mirror_every,
         by_identity=any(p.admit == "identity" for p in plan.workers),
     )
 

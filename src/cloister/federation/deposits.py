@@ -67,6 +67,11 @@ class Deposits:
         self._away = False
         self._reason = "no answer"
 
+    @property
+    def offered(self) -> int | None:
+        """The round of the newest mark; None before the first."""
+        return None if self._newest is None else self._newest.round
+
     def offer(self, mark: Mark) -> None:
         """Has `mark` deposited as soon as may be; returns at once."""
         if self._newest is None:
@@ -90,6 +95,14 @@ class Deposits:
         while self._newest is not None and _server(self._deposited) != _server(
             self._newest
         ):
+            await self._next()
+
+    async def reached(self, round_number: int) -> None:
+        """Waits until the custodian has a mark of this round, or of a later one.
+
+        Not for the newest: the log may go on while it is on its way, and it follow.
+        """
+        while self._deposited is None or self._deposited.round < round_number:
             await self._next()
 
     async def settled(self) -> None:

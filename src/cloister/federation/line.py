@@ -238,5 +238,5 @@ def _gone(status: str, details: str) -> ProtocolError:
         code=SERVER_GONE,
         expected="an answer",
         got=f"{status}: {one_line(details[:200])}",
-        remedy="Its log says why; start the run again.",
+        remedy="Its log says why; start it again, and it goes on.",
     )

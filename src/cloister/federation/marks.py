@@ -11,68 +11,91 @@ from cloister.errors import ConfigError, VerificationError
 from cloister.federation.messages import ModelHeader
 from cloister.plan.digest import format_digest
 from cloister.plan.plan import Plan
+from cloister.plan.sections import Predecessor
 from cloister.ratls.epochs import key_digest
 from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
+from cloister.storage.mirror.subject import Kept
 
 _REMEDY = (
     "Restore the newest state; to begin again, give the plan a new run, or have every"
-    " party's operator run `cloister custodian rewind`."
+    " party's operator run `cloister custodian rewind`, and start with --fresh."
 )
 
 
-def check_fresh_start(plan: Plan, mark: Mark | None) -> Plan:
-    """Returns a plan whose run a server may begin at its first round.
+def check_state(
+    plan: Plan, kept: Kept | None, mark: Mark | None, *, taken_over: bool
+) -> Kept | None:
+    """Returns the state that a server goes on from; None if it makes the first one.
+
+    Steps: (1) there is one, if anybody knows of one; (2) taken over from the plan
+    before, it is the one that this plan names; (3) it is not of an earlier round than
+    the mark; (4) of the mark's round, it is the mark's.
 
     Args:
         plan: The server's plan.
+        kept: The newest state in its mirror, or in that of the plan before.
         mark: How far the server's party knows the run to be.
+        taken_over: Whether it is that of the plan before.
 
     Raises:
-        ConfigError: If the plan goes on from a state, for there is none here.
-        VerificationError: If rounds of this run were completed before.
+        ConfigError: If step 1 or 2 fails.
+        VerificationError: If step 3 or 4 fails.
     """
     before = plan.predecessor
-    # Before the first round there is nothing to go on from but the start itself.
-    if before is not None and before.round > 0:
-        raise ConfigError(
-            "the plan goes on from a state that is not here",
-            code="state-missing",
-            expected=f"the state {before.state} after round {before.round}",
-            got="a server without any state",
-            remedy="This version cannot resume a run; give the plan a new run.",
-        )
-    if mark is not None and mark.round > 0:
+    # Step 1: missing
+    if kept is None:
+        if before is not None or mark is not None:
+            raise _missing(before, mark)
+        return None
+    # Step 2: the predecessor's
+    if taken_over and before is not None:
+        expected = f"{before.state} after round {before.round}"
+        got = f"{format_digest(kept.digest)} after round {kept.round}"
+        if expected != got:
+            raise ConfigError(
+                "the plan goes on from another state than this server has",
+                code="state-differs",
+                expected=expected,
+                got=got,
+                remedy="Amend the plan with the state that the custodian has; stop a"
+                " server in good order first, so that it brings the newest one there.",
+            )
+    # Step 3: rolled back
+    if mark is not None and kept.round < mark.round:
         raise VerificationError(
             "the run has come further than this server's state",
             code="state-rolled-back",
             expected=f"round {mark.round} with the state {mark.state.hex()}",
-            got="a run from its start",
+            got=f"round {kept.round}",
             remedy=_REMEDY,
         )
-    return plan
-
-
-def check_start(plan: Plan, state: bytes) -> bytes:
-    """Returns the state that a server begins with, if the plan names no other.
-
-    Args:
-        plan: The server's plan; an amended one may take over before the first round.
-        state: The state before it.
-
-    Raises:
-        ConfigError: If the plan goes on from another state.
-    """
-    before = plan.predecessor
-    if before is not None and before.state != format_digest(state):
-        raise ConfigError(
-            "the plan goes on from another state than this server begins with",
-            code="state-differs",
-            expected=before.state,
-            got=format_digest(state),
-            remedy="Amend the plan with the state that the custodian has.",
+    # Step 4: forked
+    if mark is not None and kept.round == mark.round and kept.digest != mark.state:
+        raise VerificationError(
+            f"this server has another state of round {mark.round} than its party knows",
+            code="state-forked",
+            expected=mark.state.hex(),
+            got=kept.digest.hex(),
+            remedy=_REMEDY,
         )
-    return state
+    return kept
+
+
+def _missing(before: Predecessor | None, mark: Mark | None) -> ConfigError:
+    if mark is not None:
+        known = f"the state {mark.state.hex()} after round {mark.round}, or a later one"
+    elif before is not None:
+        known = f"the state {before.state} after round {before.round}"
+    else:
+        raise RuntimeError("nothing is missing that nobody knows of")
+    return ConfigError(
+        "the run goes on from a state that is not here",
+        code="state-missing",
+        expected=known,
+        got="a server without any state",
+        remedy=_REMEDY,
+    )
 
 
 def check_onward(header: ModelHeader, mark: Mark | None, *, completed: int) -> int:
@@ -84,7 +107,8 @@ def check_onward(header: ModelHeader, mark: Mark | None, *, completed: int) -> i
     Args:
         header: The first model it sends.
         mark: How far this node's party knows the run to be.
-        completed: Rounds that this node itself saw completed.
+        completed: By what this node itself saw, the fewest rounds that a server can
+            have completed.
 
     Raises:
         VerificationError: If either step fails.

@@ -3,6 +3,9 @@
 An admission lapses by time and by rounds. It is renewed at half of either, by a whole
 new mutual handshake with the same TLS key. The server's table goes by that key, so a
 call that is open then goes on; later calls use a channel with the new certificate.
+
+A server may also die, and another of its party take its place. The node then attests
+whoever answers at the same address: a server of the same plan, with a higher epoch.
 """
 
 from __future__ import annotations
@@ -23,12 +26,18 @@ from cloister.errors import (
     CloisterError,
     PeerInTrouble,
     ProtocolError,
-    RefusedByPeer,
     VerificationError,
 )
 from cloister.federation.custodian import Custodian
 from cloister.federation.layout import ModelBuffer
-from cloister.federation.line import SERVER_GONE, Line
+from cloister.federation.line import Line
+from cloister.federation.outages import (
+    ADMISSION_OVER,
+    Ending,
+    Outages,
+    ending_of,
+    next_pause,
+)
 from cloister.federation.warranting import (
     FIRST_RETRY_SECONDS,
     LAST_RETRY_SECONDS,
@@ -45,9 +54,6 @@ from cloister.ratls.enrolling import Enrolled, enrol, renew
 from cloister.ratls.enrolment_service import describe_peer
 from cloister.ratls.node import Node
 
-# A server that is not there yet is asked often; a run should begin at once.
-_FIRST_PAUSE_SECONDS = 0.1
-_LAST_PAUSE_SECONDS = 2.0
 # What is otherwise a moment later: who is on the way could end a node with one packet.
 _WAITED_FOR = frozenset(
     {
@@ -58,10 +64,6 @@ _WAITED_FOR = frozenset(
         "custodian-busy",
     }
 )
-# How a server ends the calls of a node that has to attest again.
-_ENDED = frozenset({"admission-lapsed", "admission-withdrawn"})
-# This node's own word for an admission that is over by its own clock.
-_OVER = "admission-over"
 
 
 @dataclass(slots=True)
@@ -86,7 +88,8 @@ class Membership:
         wire: How they and updates travel.
         enrolment: The server's enrolment port.
         training: The server's training port.
-        patience_seconds: How long to wait for a server to appear.
+        patience_seconds: How long to wait for a server to appear, at first and after
+            each loss.
         log: One line for each admission.
     """
 
@@ -110,7 +113,9 @@ class Membership:
         self._training = training
         self._patience_seconds = patience_seconds
         self._log = log
+        self._outages = Outages(patience_seconds)
         self._admission: _Admission | None = None
+        self._lent: _Admission | None = None
         self._round = 1
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -131,7 +136,7 @@ class Membership:
             ProtocolError: If the admission is over, whatever the server's table says:
                 what the server showed for itself does not last longer either.
         """
-        lent = self._current()
+        lent = self._lent = self._current()
         if self._node.clock() - CLOCK_TOLERANCE >= lent.expires_at:
             raise _over(lent)
         lent.calls += 1
@@ -143,8 +148,9 @@ class Membership:
                 await lent.channel.close()
 
     def note_round(self, number: int) -> None:
-        """Notes the round that runs now; at some rounds a renewal is due."""
+        """Notes the round of a model that came; at some rounds a renewal is due."""
         self._round = number
+        self._outages.met(number)
         if number >= self._current().renew_round:
             self._wake.set()
 
@@ -180,36 +186,58 @@ class Membership:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_RETRY_SECONDS)
 
-    async def recover(self, error: CloisterError) -> None:
-        """Attests again if `error` ended a call because the admission was over.
+    def is_current(self, line: Line) -> bool:
+        """Returns whether a line that was lent leads to the server of the newest one.
+
+        A host may run two servers, and a renewal meet the newer one while a call to the
+        older is open.
+        """
+        return line.server.node == self._current().line.server.node
+
+    async def recover(self, error: CloisterError, *, lapsed: bool) -> Ending:
+        """Attests again if `error` ended a call that can be made again; returns why.
+
+        It can where the admission was over (a lapse), and where the server is gone (a
+        loss): it waits for one then, as at the beginning.
+
+        Args:
+            error: What ended the call.
+            lapsed: Whether the call before it ended with a lapse, too.
 
         Raises:
-            CloisterError: `error` itself, if it says anything else; or why this node
-                is not admitted again.
+            CloisterError: `error` itself, if it says anything else, if it is a second
+                lapse, or if servers go away all the time; or why this node is not
+                admitted again.
         """
-        ended = isinstance(error, RefusedByPeer) and error.code in _ENDED
-        # TLS does not say that a certificate has expired; the call just breaks. It is
-        # the server's clock that counts there, and it may be ahead.
-        over = self._node.clock() + CLOCK_TOLERANCE >= self._current().expires_at
-        if not ended and not (error.code in {SERVER_GONE, _OVER} and over):
+        ending = ending_of(error)
+        if ending is Ending.LAPSE and lapsed:
             raise error
-        self._log.warning("admission-ended", code=error.code, reason=str(error))
-        lapsed = self._current()
+        lost = self._lent or self._current()
+        pause = 0.0
+        if ending is Ending.LAPSE:
+            self._log.warning("admission-ended", code=error.code, reason=str(error))
+        else:
+            self._log.warning("server-lost", code=error.code, reason=str(error))
+            pause = self._outages.lost(error)
         async with self._turn:
             # A renewal may have been under way while the call ended.
-            if self._current() is lapsed:
+            if self._current() is lost:
+                await asyncio.sleep(pause)
                 await self._attest_patiently()
+        same = self._current().line.server.node == lost.line.server.node
+        if ending is Ending.LOSS and same:
+            self._outages.same_again()
+        return ending
 
     async def _attest_patiently(self) -> None:
         """Enrols, waiting for a server that is not there yet, or busy."""
         give_up = time.monotonic() + self._patience_seconds
-        pause = _FIRST_PAUSE_SECONDS
-        waiting = False
+        pause, waiting = next_pause(0.0), False
         while True:
             try:
                 return await self._attest()
             except CloisterError as error:
-                if not _passes(error) or time.monotonic() >= give_up:
+                if not self._may_pass(error) or time.monotonic() >= give_up:
                     raise
                 if not waiting:
                     self._log.info(
@@ -219,7 +247,17 @@ class Membership:
                     )
                 waiting = True
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE_SECONDS)
+            pause = next_pause(pause)
+
+    def _may_pass(self, error: CloisterError) -> bool:
+        """Returns whether another try may end better.
+
+        While an admission is in force, so may anything that is not the server's own
+        word: whoever is on the way can answer in its place, and must not end this node.
+        """
+        return _passes(error) or (
+            isinstance(error, ProtocolError) and self._is_in_force()
+        )
 
     async def _attest(self) -> None:
         """One mutual handshake, with a warrant that lasts if it can be had."""
@@ -262,7 +300,10 @@ class Membership:
                 renew_round=admittance.last_round - rounds // 2 + 1,
             ),
         )
+        self._outages.admitted()
         if former is None or former.line.server.node != admittance.server.node:
+            # This one may be at an earlier round than the former one was.
+            self._round = 1
             self._log.info("server-attested", **describe_peer(admittance.server))
         else:
             self._log.info(
@@ -295,7 +336,7 @@ class Membership:
 def _over(admission: _Admission) -> ProtocolError:
     return ProtocolError(
         "this node's admission is over",
-        code=_OVER,
+        code=ADMISSION_OVER,
         expected=f"use before {admission.expires_at:%Y-%m-%d %H:%M:%SZ}",
     )
 

@@ -8,14 +8,12 @@ on neither the threads nor the blocks.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-import cbor2
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
@@ -31,14 +29,13 @@ from cloister.federation.strategies.optimizers import (
     Workspace,
 )
 from cloister.federation.strategies.weight_decay import WeightDecay
+from cloister.storage.mirror.subject import ArraySpec
 
 # Values that one operation works on. Its operands, half a MiB each, stay in a cache,
 # and it is long beside the interpreter's part of it, which threads take in turns.
 BLOCK: Final = 131_072
 # Values that a thread takes on at a time.
 SPAN: Final = 524_288
-
-_LABEL: Final = "cloister/state/2"
 
 
 class Mean(Protocol):
@@ -73,7 +70,6 @@ class ModelState:
         self, model: ModelBuffer, optimizer: Elementwise | OwnStrategy
     ) -> None:
         self.model = model
-        self._layout_digest = model.layout.digest()
         self._count = model.layout.parameter_count
         self.spans = max(1, -(-self._count // SPAN))
         self._mover: _InPlace | OwnState
@@ -130,33 +126,28 @@ class ModelState:
 
         crew.share(self.spans, work)
 
-    def digest(self, *, run_id: str, completed: int) -> bytes:
-        """Returns the SHA-256 of all that the next round depends on.
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns all that the next round depends on, beside the round: views, by name.
 
-        A mark (`ratls/mark.py`) names it. Two servers that went on from one state, or
-        one that came back with another, have digests that differ. Written out in
-        `docs/spec/wire.md`.
-
-        The plan is not in it: an amended one takes over the very state, and its digest
-        must be the one that everybody knows.
-
-        No array is copied. The bytes are hashed as they lie in memory, which is little
-        endian on every platform with SGX or TDX.
-
-        Args:
-            run_id: The run.
-            completed: Rounds completed; 0 before the first.
+        Model tensors lie under ``parameter/NAME`` and ``statistic/NAME`` in their own
+        shapes, the optimiser's vectors flat under ``optimizer/SLOT``. What has no
+        values is left out. To write into them is to change the state.
         """
-        model, vectors = self.model, self.vectors
-        parts = [model.parameters.data, model.statistics.data]
-        parts += [vector.data for vector in vectors]
-        # With the sizes, so that no byte can pass from one array to the next.
-        sizes = [part.nbytes for part in parts]
-        header = [_LABEL, run_id, completed, self._layout_digest, sizes]
-        digest = hashlib.sha256(cbor2.dumps(header, canonical=True))
-        for part in parts:
-            digest.update(part)
-        return digest.digest()
+        layout = self.model.layout
+        kinds = {spec.name: spec.kind for spec in layout.arrays}
+        named: dict[str, NDArray[Any]] = {
+            f"{kinds[name]}/{name}": view for name, view in self.model.arrays().items()
+        }
+        for slot, vector in zip(self._mover.slots, self.vectors, strict=True):
+            named[f"optimizer/{slot}"] = vector
+        return {name: array for name, array in named.items() if array.size}
+
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """Returns what `arrays` holds, in its order."""
+        return tuple(
+            ArraySpec(name=name, shape=array.shape, dtype=array.dtype.str)
+            for name, array in self.arrays().items()
+        )
 
     def _gather(self, mean: Mean, into: Vector, crew: Crew) -> None:
         """Puts the whole mean into one vector."""
@@ -182,6 +173,7 @@ class _InPlace:
         self._optimizer = optimizer
         self._parameters = model.parameters
         self._decay = WeightDecay(model.layout, optimizer.weight_decay, block=BLOCK)
+        self.slots: tuple[str, ...] = tuple(optimizer.slots)
         # One for each thread at work; kept for the next step.
         self._idle: deque[Workspace] = deque()
         self.vectors: tuple[Vector, ...] = tuple(

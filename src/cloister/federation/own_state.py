@@ -29,6 +29,7 @@ class OwnState:
 
     Attributes:
         vectors: One flat vector for each slot, in the strategy's order.
+        slots: The slots' names, in that order.
     """
 
     def __init__(self, strategy: OwnStrategy, model: ModelBuffer) -> None:
@@ -37,10 +38,11 @@ class OwnState:
         self._shapes = _shapes_of(model.layout)
         self._mean = np.zeros_like(model.parameters)
         initial = strategy.initial(_views(_read_only(model.parameters), self._shapes))
-        self._slots: dict[str, _Shapes] = {
+        self._shapes_of_slots: dict[str, _Shapes] = {
             slot: {name: array.shape for name, array in arrays.items()}
             for slot, arrays in initial.items()
         }
+        self.slots: tuple[str, ...] = tuple(initial)
         self.vectors: tuple[Vector, ...] = tuple(
             _flat(arrays.values()) for arrays in initial.values()
         )
@@ -63,7 +65,7 @@ class OwnState:
             {
                 slot: _views(_read_only(vector), shapes)
                 for (slot, shapes), vector in zip(
-                    self._slots.items(), self.vectors, strict=True
+                    self._shapes_of_slots.items(), self.vectors, strict=True
                 )
             },
             mean=_views(_read_only(self._mean), self._shapes),

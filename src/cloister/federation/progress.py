@@ -20,13 +20,15 @@ from cloister.federation.audit import RoundAudit
 from cloister.federation.course import Course
 from cloister.federation.finals import Finals
 from cloister.federation.intake import Intake
-from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import ModelHeader
+from cloister.federation.model_state import ModelState
 from cloister.federation.published import Ending, Published
 from cloister.federation.publisher import Publisher
 from cloister.federation.rounds.machine import Phase, RunMachine
+from cloister.federation.state import StateKeeper, Witness
 from cloister.federation.tally import Tally
 from cloister.ratls.unforeseen import unforeseen
+from cloister.storage.mirror.subject import Kept
 
 # How many missing parties an error names.
 _NAMED = 20
@@ -37,7 +39,9 @@ class Progress:
 
     Args:
         course: What the plan fixes.
-        model: The model training starts from; belongs to the run.
+        state: The state that training goes on from; belongs to the run.
+        keeper: Keeps it; its newest is this one.
+        witness: Is told of each round's state where the quorum is a number.
         audit: Receives every round; its head goes out with every model.
         threads: Where the arithmetic runs (`publisher.ARITHMETIC_THREADS`).
         log: Receives one line a round, with aggregates only.
@@ -50,24 +54,35 @@ class Progress:
         metrics: The final model's; None until the run is over.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a run is made of
         self,
         course: Course,
-        model: ModelBuffer,
+        state: ModelState,
         *,
+        keeper: StateKeeper,
+        witness: Witness,
         audit: RoundAudit,
         threads: Executor,
         log: FilteringBoundLogger,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._course = course
+        self._witness = witness
         self._log = log
         self._told: list[Callable[[ModelHeader], None]] = []
-        self._digest = model.layout.digest()
+        self._digest = state.model.layout.digest()
         self._publisher = Publisher(
-            course, model, audit=audit, threads=threads, log=log, elapsed=elapsed
+            course,
+            state,
+            keeper=keeper,
+            audit=audit,
+            threads=threads,
+            log=log,
+            elapsed=elapsed,
         )
-        self._machine = RunMachine(course.rules)
+        self._machine = RunMachine(
+            course.rules, completed=keeper.newest.round, cohort=keeper.cohort()
+        )
         self._published: Published | None = None
         self._intake: Intake | None = None
         self._tally = Tally()
@@ -79,9 +94,12 @@ class Progress:
         self._failure: CloisterError | None = None
         self._news = asyncio.Event()  # set once, for a model, new seats or a failure
         self._over = asyncio.Event()
+        self._released = (
+            asyncio.Event()
+        )  # set when the model is sealed, or at a failure
         self._moving: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self.model = model
+        self.model = state.model
         self.wire = self._publisher.wire
         self.traffic = self._publisher.traffic
         self.metrics: dict[str, float] | None = None
@@ -106,10 +124,6 @@ class Progress:
         """Notes that something arrived; the run is alive."""
         self._attendance.touch()
 
-    def initial_state(self) -> bytes:
-        """Returns the digest of the state before the first round."""
-        return self._publisher.initial_state()
-
     async def fail(self, error: CloisterError) -> None:
         """Ends the run; every waiting worker is told why."""
         intake = self._intake
@@ -118,6 +132,18 @@ class Progress:
             await asyncio.wait((self._moving,))
         if intake is not None:
             await intake.settle()
+
+    async def rest(self) -> Kept:
+        """Returns the newest durable state, of a run that has failed (`fail`).
+
+        Raises:
+            StorageError: If the state of its last round cannot be kept.
+        """
+        return await self._publisher.rest()
+
+    def release(self) -> None:
+        """Lets those go who have reported: the model is sealed, and recorded."""
+        self._released.set()
 
     async def farewell(self) -> None:
         """Waits, not for long, until every worker was told that the run has failed.
@@ -175,7 +201,7 @@ class Progress:
                 self._deadline.cancel()
                 self._deadline = None
             if phase is Phase.GATHERING:
-                self._publish(await self._publisher.first())
+                self._publish(self._publisher.first())
             elif phase is Phase.TRAINING:
                 await self._next_round(parties)
             else:
@@ -202,8 +228,28 @@ class Progress:
             tally=self._tally,
             final=self._machine.phase is Phase.REPORTING,
             stated=not self._known.issuperset(self._may_contribute()),
+            told=self._tell_party,
             publish=self._publish,
         )
+
+    async def _tell_party(self, kept: Kept) -> None:
+        """Returns when the server's own party knows of a state.
+
+        Raises:
+            CloisterError: If the run fails first. What brings the news may have ended
+                by then, and whoever failed the run waits for the round to end.
+        """
+        telling = asyncio.ensure_future(self._witness.told(kept))
+        failing = asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait((telling, failing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            telling.cancel()
+            failing.cancel()
+            await asyncio.gather(telling, failing, return_exceptions=True)
+        if self._failure is not None:
+            raise self._failure
+        telling.result()
 
     def _may_contribute(self) -> tuple[str, ...]:
         """Returns who may get the model of the machine's round."""
@@ -271,6 +317,7 @@ class Progress:
             self._forget()
         self._wake()
         self._over.set()
+        self._released.set()
 
     def _forget(self) -> None:
         """Drops what single parties sent in a round that will not end."""
@@ -285,7 +332,7 @@ class Progress:
 
     def _given_up(self, patience_seconds: float) -> ProtocolError:
         stage = {
-            Phase.GATHERING: "before training began",
+            Phase.GATHERING: f"before round {self._machine.round + 1} began",
             Phase.TRAINING: f"in round {self._machine.round}",
         }.get(self._machine.phase, "after the last round")
         missing = self._machine.missing

@@ -83,6 +83,16 @@ def superseded(round_number: int) -> ProtocolError:
     )
 
 
+def stopped() -> ProtocolError:
+    """Returns what workers are told of a server that another can take the place of."""
+    return ProtocolError(
+        "the server was stopped",
+        code="server-stopped",
+        expected="a run to its end",
+        got="an interruption at the server",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How training ended.

@@ -6,7 +6,8 @@ PyTorch, and a task in plain NumPy may implement them itself.
 
 Whatever a learner does in a round depends only on the plan, the party's data, the model
 it was given and the round's number. So a round that was interrupted can be redone to
-the same bits, and nothing of a learner has to be stored.
+the same bits, and nothing of a learner has to be stored. One that keeps something from
+round to round says what (`StatefulLearner`), and the engine stores that.
 """
 
 from __future__ import annotations
@@ -152,6 +153,34 @@ class SteppingLearner(Learner, Protocol):
 
     def read(self, out: ModelBuffer) -> None:
         """Writes the learner's own copy of the model, as it is now, into `out`."""
+        ...
+
+
+@runtime_checkable
+class StatefulLearner(Learner, Protocol):
+    """A learner that keeps something of its own from one round to the next.
+
+    The momentum of a local optimiser, for instance, residuals of a compression, or a
+    random state. What it does in a round may then depend on that, too, and on nothing
+    else. Its node keeps it encrypted on its disk, after each round and before the
+    round's update leaves; that takes a state key (``state_share`` in the plan). To load
+    a model, to evaluate it or to write it down must not change it.
+    """
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        """Returns everything that is kept, array by name, of numbers or truth values.
+
+        The same names, shapes and types at all times; at first, what a learner begins
+        with. Nobody changes the arrays.
+        """
+        ...
+
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Goes back, or on, to a state that `state` gave, in this process or another.
+
+        Args:
+            arrays: The arrays of that state; they are the learner's from now on.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from cloister.errors import ConfigError
 from cloister.federation.countersigning import countersign_head
 from cloister.federation.layout import ModelBuffer
+from cloister.federation.learner_memory import LearnerMemory
 from cloister.federation.local_training import LocalSteps, local_training
 from cloister.federation.messages import EvaluationReport, ModelHeader, UpdateHeader
 from cloister.federation.task import (
@@ -18,12 +19,14 @@ from cloister.federation.task import (
     GraphLearner,
     Learner,
     LearnerSettings,
+    StatefulLearner,
     StepReport,
     Task,
 )
 from cloister.federation.task_loading import task_code
 from cloister.federation.wire_format import WireFormat, wire_format
 from cloister.ratls.node import Node
+from cloister.storage.mirror.subject import MirrorPlace
 from cloister.storage.records import DataSource
 
 Result = TypeVar("Result")
@@ -38,6 +41,10 @@ class Trainer:
         executor: One thread for all of the task's work: frameworks keep state by
             thread, and a thread made for every step costs more than the step in an
             enclave.
+        mirror: Where a learner's own state is kept; None where the node has no state
+            key.
+        former: Where it was kept under the plan before, of an amended plan; None
+            where the plan has no predecessor.
 
     Attributes:
         model: Receives each round's model.
@@ -45,16 +52,33 @@ class Trainer:
         wire: How both travel.
     """
 
-    def __init__(self, node: Node, task: Task, *, executor: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        node: Node,
+        task: Task,
+        *,
+        executor: ThreadPoolExecutor,
+        mirror: MirrorPlace | None,
+        former: MirrorPlace | None,
+    ) -> None:
         self._node = node
         self._plan = node.plan
         self._task = task
         self._executor = executor
+        self._mirror = mirror
+        self._former = former
         self._learner: Learner | None = None
+        self._memory: LearnerMemory | None = None
         self._local: LocalSteps | None = None
 
     async def prepare(self, source: DataSource) -> None:
-        """Lays out the model and opens the data."""
+        """Lays out the model, opens the data, and finds what the learner kept.
+
+        Raises:
+            ConfigError: If the learner keeps something, and this node has no state key
+                (``state-key-missing``).
+            CloisterError: If the task, its data or its kept states cannot be used.
+        """
         training = self._plan.training
 
         def make() -> ModelBuffer:
@@ -85,6 +109,13 @@ class Trainer:
                 return local_training(training, learner, self.model)
 
         self._local = await self._run(begin_local)
+        if isinstance(learner, StatefulLearner):
+            self._memory = await self._run(lambda: self._remember(learner))
+
+    def close(self) -> None:
+        """Gives back what `prepare` opened."""
+        if self._memory is not None:
+            self._memory.close()
 
     async def update(self, header: ModelHeader) -> UpdateHeader:
         """Computes the update of a round from the model just received."""
@@ -92,10 +123,13 @@ class Trainer:
 
         # All in one turn of the thread: each costs as much as a small step's overhead.
         def work() -> tuple[EvaluationReport | None, StepReport]:
-            self._load(learner)
+            self._load(learner, header.round)
             evaluation = self._evaluate(learner) if header.evaluate else None
-            with self._guard("training"):
-                return evaluation, self._train(learner, header.round)
+            report = self._train(learner, header.round)
+            # Before the update leaves: a server that has it may not ask again.
+            if self._memory is not None:
+                self._memory.end(header.round)
+            return evaluation, report
 
         evaluation, report = await self._run(work)
         return UpdateHeader(
@@ -107,12 +141,12 @@ class Trainer:
             evaluation=evaluation,
         )
 
-    async def evaluate(self) -> EvaluationReport:
+    async def evaluate(self, header: ModelHeader) -> EvaluationReport:
         """Evaluates the model just received."""
         learner = self._ready()
 
         def work() -> EvaluationReport:
-            self._load(learner)
+            self._load(learner, header.round)
             return self._evaluate(learner)
 
         return await self._run(work)
@@ -127,7 +161,8 @@ class Trainer:
         learner = self._ready()
 
         def work() -> bytes:
-            self._load(learner)
+            with self._guard("loading the model"):
+                learner.load(self.model)
             with self._guard("writing the network down"):
                 if isinstance(learner, GraphLearner):
                     return learner.graph()
@@ -146,7 +181,10 @@ class Trainer:
             raise RuntimeError("prepare first")
         return self._learner
 
-    def _load(self, learner: Learner) -> None:
+    def _load(self, learner: Learner, round_number: int) -> None:
+        """Has the learner as it begins a round: in its own state, with the model."""
+        if self._memory is not None:
+            self._memory.begin(round_number)
         with self._guard("loading the model"):
             learner.load(self.model)
 
@@ -155,9 +193,30 @@ class Trainer:
             return _report(learner.evaluate())
 
     def _train(self, learner: Learner, round_number: int) -> StepReport:
-        if self._local is None:
-            return learner.step(round_number, self.out)
-        return self._local.train(round_number, self.model, self.out)
+        with self._guard("training"):
+            if self._local is None:
+                return learner.step(round_number, self.out)
+            return self._local.train(round_number, self.model, self.out)
+
+    def _remember(self, learner: StatefulLearner) -> LearnerMemory:
+        if self._mirror is None:
+            raise ConfigError(
+                f"the task in {self._plan.task.file} keeps a state, and this node has"
+                " no key to keep it under",
+                code="state-key-missing",
+                expected="state_share of at least two parties in the plan, or a"
+                " platform that seals",
+                got="a worker without a state key",
+                remedy="Give the parties a state_share, or let the task's learner do"
+                " without state() and restore().",
+            )
+        return LearnerMemory(
+            learner,
+            self._mirror,
+            former=self._former,
+            plan=self._plan,
+            guard=self._guard,
+        )
 
     def _guard(self, doing: str) -> AbstractContextManager[None]:
         return task_code(self._plan.task.file, doing, simulated=self._plan.simulated)

@@ -45,7 +45,7 @@ from cloister.federation.messages import (
     decode_header,
     encode_header,
 )
-from cloister.federation.published import Published
+from cloister.federation.published import Published, stopped
 from cloister.federation.rounds.refusals import NO_FAULT
 from cloister.federation.staging import Place
 from cloister.federation.updates import Receiver, Update
@@ -168,15 +168,19 @@ class TrainingService(grpc.GenericRpcHandler):
         guard = None
         try:
             guard = Guard(context, self._table)
-            report = decode_header(request, FinalReport)
-            model = self._coordinator.check_report(guard.peer.party, report.evaluation)
-            by = self._participant(report.countersignature, guard, model)
-            self._coordinator.finish(by, report.evaluation)
+            with self._limits.call(guard.peer):
+                await self._take_report(decode_header(request, FinalReport), guard)
         except CloisterError as error:
             await self._refuse(context, error, guard)
         except Exception as error:  # noqa: BLE001 - the edge: gRPC would send its text
             await self._refuse(context, unforeseen(error), guard)
         return encode_header(Finished())
+
+    async def _take_report(self, report: FinalReport, guard: Guard) -> None:
+        model = self._coordinator.check_report(guard.peer.party, report.evaluation)
+        by = self._participant(report.countersignature, guard, model)
+        self._coordinator.finish(by, report.evaluation)
+        await self._coordinator.until_sealed(by.party)
 
     async def _take_and_answer(self, call: Contribution, guard: Guard) -> None:
         party = guard.peer.party
@@ -269,16 +273,11 @@ class TrainingService(grpc.GenericRpcHandler):
     async def _only_one(self, peer: Peer) -> AsyncIterator[None]:
         """Holds a party to one update in transfer: each takes a model's memory.
 
-        A newer node must not wait until the broken connection of the one it replaces
-        is noticed; so it ends the other's transfer, and begins when that has ended.
+        A node that comes back after its network was cut must not wait until the broken
+        connection is noticed, nor must one that takes another's place; so whoever comes
+        ends the transfer under way, and begins when that has ended.
         """
         former = self._sending.get(peer.party)
-        if former is not None and former.key == peer.tls_key:
-            raise ProtocolError(
-                f"{peer.party!r} sends two updates at once",
-                code="update-repeated",
-                expected="one update a round",
-            )
         try:
             async with asyncio.timeout(None) as limit:
                 own = _Transfer(key=peer.tls_key, limit=limit, over=asyncio.Event())
@@ -293,12 +292,7 @@ class TrainingService(grpc.GenericRpcHandler):
                     if self._sending.get(peer.party) is own:
                         del self._sending[peer.party]
         except TimeoutError:
-            raise VerificationError(
-                f"a newer node of {peer.party!r} sends its update",
-                code="epoch-old",
-                expected="the party's newest node",
-                got=f"epoch {peer.epoch}",
-            ) from None
+            raise _taken_over(peer, by=self._sending.get(peer.party)) from None
 
     async def _drain(self, messages: Messages) -> None:
         """Reads and drops what a refused caller still sends.
@@ -354,13 +348,25 @@ class TrainingService(grpc.GenericRpcHandler):
             if isinstance(error, VerificationError)
             else grpc.StatusCode.INVALID_ARGUMENT
         )
+        told = self._as_told(error)
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
-                await context.abort(status, encode_status(error))
+                await context.abort(status, encode_status(told))
         except TimeoutError:
             # It reads nothing, so not that either; gRPC drops a call that is cancelled.
             raise asyncio.CancelledError from None
         raise RuntimeError("abort returned")
+
+    def _as_told(self, error: CloisterError) -> CloisterError:
+        """Returns what a worker is told, which goes by the code.
+
+        Where the run failed of this side's storage, another server goes on from what is
+        there as soon as that is mended: nobody else need end. What is wrong with a disk
+        is no worker's business.
+        """
+        if error is self._coordinator.failure and isinstance(error, StorageError):
+            return stopped()
+        return error
 
     async def _record(self, peer: Peer, error: CloisterError) -> None:
         """Records a refusal of an admitted node; of a failed run it is none.
@@ -376,3 +382,20 @@ class TrainingService(grpc.GenericRpcHandler):
         except StorageError as unwritable:
             if self._coordinator.failure is None:
                 await self._coordinator.fail(unwritable)
+
+
+def _taken_over(
+    peer: Peer, *, by: _Transfer | None
+) -> ProtocolError | VerificationError:
+    if by is not None and by.key != peer.tls_key:
+        return VerificationError(
+            f"a newer node of {peer.party!r} sends its update",
+            code="epoch-old",
+            expected="the party's newest node",
+            got=f"epoch {peer.epoch}",
+        )
+    return ProtocolError(
+        f"{peer.party!r} began to send its update once more",
+        code="update-repeated",
+        expected="one update a round",
+    )

@@ -85,3 +85,15 @@ def test_a_plan_of_which_nothing_runs_here_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Federation.from_plan(path)
     assert caught.value.code == "site-missing"
+
+
+def test_a_local_fit_is_always_a_run_of_its_own(tmp_path: Path) -> None:
+    with (
+        Federation.local(
+            {"bob": records()}, task=Softmax, options=OPTIONS, directory=tmp_path
+        ) as federation,
+        pytest.raises(ConfigError) as caught,
+    ):
+        federation.fit(fresh=True)
+    assert caught.value.code == "settings-unused"
+    assert list(tmp_path.iterdir()) == []

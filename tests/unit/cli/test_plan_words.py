@@ -160,3 +160,11 @@ def test_who_gets_a_data_key_is_said_with_what_that_runs() -> None:
     assert "which must run exactly what is listed above" in said
     said = words(lambda tree: put(by_identity(tree, "alice"), key, value))
     assert "its own worker alone, whatever that runs" in said
+
+
+def test_what_a_crash_costs_is_said() -> None:
+    assert "after every round" in words()
+    assert "costs the round it is in" in words()
+    kept = words(lambda tree: put(tree, ("rounds", "mirror_every"), 8))
+    assert "after every 8 rounds" in kept
+    assert "costs 8 rounds at most" in kept

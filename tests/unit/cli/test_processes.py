@@ -145,3 +145,32 @@ def test_a_persons_terminal_is_steered_by_nothing_that_was_printed() -> None:
     reporter = LineReporter(plan, Console(file=screen))
     reporter({"event": "printed", "party": "bob", "text": "\x1b]0;owned\x07loss"})
     assert screen.getvalue() == "  bob: ]0;owned loss\n"
+
+
+def test_a_person_reads_what_was_killed_and_from_where_a_run_goes_on() -> None:
+    plan = parse_plan(toml_of(plan_tree()))
+    shown = io.StringIO()
+    reporter = LineReporter(plan, Console(file=shown, width=200))
+    reporter({"event": "restarted", "party": "alice", "signal": "SIGKILL"})
+    reporter(
+        {
+            "event": "restarted",
+            "party": "bob",
+            "signal": "SIGSEGV",
+            "service": "custodian",
+        }
+    )
+    reporter({"event": "state-resumed", "party": "aggregator", "round": 7})
+    reporter({"event": "server-changed", "party": "alice", "next_round": 8})
+    reporter({"event": "mirror-volatile", "party": "bob"})
+    reason = "the disk\x1b[2J is full"
+    reporter({"event": "state-not-kept", "party": "aggregator", "reason": reason})
+    assert shown.getvalue().splitlines() == [
+        "  alice: killed by SIGKILL, started again",
+        "  custodian of bob: killed by SIGSEGV, started again",
+        "  aggregator: resuming after round 7",
+        "  alice: goes on with a new server in round 8",
+        "  bob: keeps its state where a power cut ends it; [mirror] directory in"
+        " site.toml names another place",
+        "  aggregator: could not keep its newest state: the disk [2J is full",
+    ]

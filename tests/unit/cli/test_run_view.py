@@ -75,3 +75,14 @@ def test_a_recipient_has_no_part_in_a_run() -> None:
     assert list(view.parties) == ["aggregator", "alice", "bob"]
     view.take({"event": "node-measured", "party": "rita"})
     assert list(view.parties) == ["aggregator", "alice", "bob"]
+
+
+def test_a_run_that_is_resumed_shows_how_far_it_is(federation: Federation) -> None:
+    view = RunView(federation.plan)
+    view.take({"event": "state-resumed", "party": "aggregator", "round": 7})
+    assert view.line().startswith("round 7/")
+    assert state(view, "aggregator") == "resumed"
+    view.take({"event": "restarted", "party": "alice", "signal": "SIGKILL"})
+    assert state(view, "alice") == "was killed; started again"
+    view.take({"event": "restarted", "party": "bob", "service": "custodian"})
+    assert state(view, "bob") == "starting"

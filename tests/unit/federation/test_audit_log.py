@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.federation_in_memory import Federation, make_federation
-from tests.support.made_audit import MODEL, AuditedRun, state_after
+from tests.support.made_audit import MODEL, ROUNDS, AuditedRun, state_after
 from tests.support.plan_tree import measurement_of
 from tests.support.published_collateral import publish, up_to_date
 from tests.support.run_audit import open_log_of, participant
@@ -152,7 +152,7 @@ def test_a_server_that_its_own_plan_refuses_writes_nothing(
         assert caught.value.code == "appraisal-measurement"
         assert log.length == 0
         with pytest.raises(RuntimeError):
-            log.run_failed(REFUSED)
+            log.run_failed(REFUSED, state=None)
 
 
 def test_a_server_is_introduced_first_and_once(story: AuditedRun) -> None:
@@ -235,7 +235,7 @@ def test_other_decisions_are_recorded_in_a_line(story: AuditedRun) -> None:
     log.admission_withdrawn(admitted, REFUSED)
     story.clock.forward(timedelta(minutes=5))
     log.warrant_renewed(renewed(story))
-    log.run_failed(ProtocolError("gave up\x1b[2J", code="worker-missing"))
+    log.run_failed(ProtocolError("gave up\x1b[2J", code="worker-missing"), state=None)
     withdrawn, carried, failed = story.entries()[-3:]
     assert withdrawn == AdmissionWithdrawn(
         party="alice",
@@ -350,7 +350,7 @@ def test_a_flood_of_refusals_is_counted_when_its_minute_is_over_or_the_run_ends(
     assert counted(story) == [("alice", 5)]
     for _ in range(RECORDED_PER_MINUTE + 2):
         story.log.call_refused(peer("bob"), REFUSED)
-    story.log.run_failed(REFUSED)
+    story.log.run_failed(REFUSED, state=None)
     assert counted(story) == [("alice", 5), ("bob", 2)]
     assert isinstance(story.entries()[-1], RunFailed)
 
@@ -408,3 +408,78 @@ def test_an_empty_log_has_a_head_of_zeros(server: Node, tmp_path: Path) -> None:
     with open_log_of(server, tmp_path) as log:
         assert log.head.hex() == FIRST
         assert log.length == log.dropped_bytes == 0
+
+
+def test_the_log_says_how_far_the_run_is(
+    federation: Federation, tmp_path: Path
+) -> None:
+    story = AuditedRun(federation, tmp_path / "audit.jsonl")
+    story.begin()
+    story.admit_all()
+    assert (story.log.completed, story.log.marked) == (0, 0)
+    sent = story.publish()
+    story.log.round_completed(
+        1, head=sent.head, participants=story.participants(sent), state=None
+    )
+    story.log.sync()
+    assert (story.log.completed, story.log.marked) == (1, 0)
+    story.log.run_failed(REFUSED, state=state_after(1))
+    assert (story.log.completed, story.log.marked) == (1, 1)
+    failed = story.entries()[-1]
+    assert isinstance(failed, RunFailed)
+    assert failed.state == state_after(1).hex()
+    story.log.close()
+    story.begin(epoch=2, completed=1)
+    assert (story.log.completed, story.log.marked) == (1, 1)
+    assert not story.log.sealed
+    story.log.close()
+
+
+def test_nothing_follows_the_end_of_a_run(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Its ports are open until the workers have heard of it."""
+    story = AuditedRun(federation, tmp_path / "audit.jsonl")
+    story.whole()
+    length = story.log.length
+    with pytest.raises(ProtocolError) as caught:
+        story.admit("alice", epoch=2)
+    assert caught.value.code == "run-over"
+    with pytest.raises(ProtocolError) as caught:
+        story.log.run_failed(REFUSED, state=None)
+    assert caught.value.code == "run-over"
+    story.log.call_refused(peer("alice"), REFUSED)
+    [admitted, *_] = story._table.admitted()
+    story.log.admission_withdrawn(admitted, REFUSED)
+    story.clock.forward(timedelta(minutes=5))
+    story.log.warrant_renewed(renewed(story))
+    story.log.close()
+    assert len(story.links()) == length
+    with open_log_of(federation.node("aggregator", epoch=2), tmp_path) as log:
+        assert log.sealed
+        assert log.completed == ROUNDS
+
+
+def test_the_durable_head_is_that_of_the_last_record_on_the_disk(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Rounds are synced later; a power cut may take them, and what is in a mark not."""
+    story = AuditedRun(federation, tmp_path / "audit.jsonl")
+    story.begin()
+    story.admit_all()
+    log = story.log
+    assert log.durable_head == log.head
+    before, sent = log.head, story.publish()
+    log.round_completed(1, head=sent.head, participants=(), state=None)
+    assert log.durable_head == before != log.head
+    log.sync()
+    assert log.durable_head == log.head
+    log.round_completed(2, head=log.head, participants=(), state=state_after(2))
+    assert log.durable_head == log.head
+    log.round_completed(3, head=log.head, participants=(), state=None)
+    log.call_refused(peer(), REFUSED)
+    assert log.durable_head == log.head
+    with no_more_room(story.path), pytest.raises(StorageError):
+        log.run_failed(REFUSED, state=None)
+    assert log.durable_head == log.head
+    log.close()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from tests.support.federation_in_memory import Federation
-from tests.support.made_audit import AuditedRun, lines_of, links_in
+from tests.support.made_audit import AuditedRun, lines_of, links_in, state_after
 
-from cloister.errors import StorageError, VerificationError
+from cloister.errors import ProtocolError, StorageError, VerificationError
 from cloister.federation.audit_past import Past, read_past
 from cloister.federation.audit_records import CollateralUsed, NodeAdmitted
 from cloister.plan.plan import plan_hash
@@ -132,7 +132,15 @@ def test_whoever_has_no_key_cannot_fill_the_memory(story: AuditedRun) -> None:
 
 def test_an_empty_log_is_nobodys() -> None:
     assert past_of(b"") == Past(
-        plan_hash=None, collateral=frozenset(), heads=(), newest={}, newest_at=None
+        plan_hash=None,
+        collateral=frozenset(),
+        heads=(),
+        newest={},
+        newest_at=None,
+        completed=None,
+        states={},
+        sent={},
+        sealed=False,
     )
 
 
@@ -193,3 +201,39 @@ def test_a_server_that_was_replaced_writes_no_more(story: AuditedRun) -> None:
         past_of(before.path.read_bytes())
     assert caught.value.code == "audit-foreign"
     assert len(links_in(before.path.read_bytes())) == 5
+
+
+def test_a_log_says_which_states_and_rounds_the_run_goes_on_from(
+    story: AuditedRun,
+) -> None:
+    """What a server lost and did again counts as it was done the last time."""
+    made = AuditedRun(story.federation, story.path.with_name("lost.jsonl"))
+    made.begin()
+    made.admit_all()
+    first = made.publish()
+    made.complete(first)
+    made.complete(made.publish())
+    unstated = made.publish()
+    made.log.round_completed(3, head=unstated.head, participants=(), state=None)
+    past = past_of(made.path.read_bytes())
+    assert (past.completed, past.states) == (3, states(0, 1, 2))
+    assert set(past.sent) == {1, 2, 3}
+    assert past.sent[3] == unstated.head.hex()
+    made.log.close()
+
+    made.begin(epoch=2, completed=1)
+    past = past_of(made.path.read_bytes())
+    assert (past.completed, past.states) == (1, states(0, 1))
+    assert past.sent == {1: first.head.hex()}
+    again = made.publish()
+    made.log.round_completed(2, head=again.head, participants=(), state=None)
+    past = past_of(made.path.read_bytes())
+    assert (past.completed, past.states) == (2, states(0, 1))
+    assert past.sent == {1: first.head.hex(), 2: again.head.hex()}
+    made.log.run_failed(ProtocolError("no", code="no"), state=state_after(2))
+    assert past_of(made.path.read_bytes()).states == states(0, 1, 2)
+    made.log.close()
+
+
+def states(*numbers: int) -> dict[int, str]:
+    return {number: state_after(number).hex() for number in numbers}

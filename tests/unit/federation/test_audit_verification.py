@@ -152,7 +152,7 @@ def test_a_restart_says_from_where_on_the_former_server_may_be_cut(
     run.log.close()
     killed = len(run.links()) - 1
     run.begin(epoch=2)
-    run.log.run_failed(StorageError("the disk is full", code="disk-full"))
+    run.log.run_failed(StorageError("the disk is full", code="disk-full"), state=None)
     run.log.close()
     run.begin(epoch=3)
     run.log.close()
@@ -167,7 +167,7 @@ def test_a_restart_says_from_where_on_the_former_server_may_be_cut(
 def test_a_failed_run_holds(run: AuditedRun) -> None:
     run.begin()
     run.admit("alice")
-    run.log.run_failed(StorageError("the disk is full", code="disk-full"))
+    run.log.run_failed(StorageError("the disk is full", code="disk-full"), state=None)
     run.log.close()
     report = run.verify()
     assert report.counted.failures == 1

@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from tests.support.kept_in_memory import KeptInMemory, digest_of
 from tests.support.rounds_story import (
     HOUR,
     LAYOUT,
@@ -28,6 +29,7 @@ from cloister.errors import (
 from cloister.federation import attendance
 from cloister.federation.audit_records import Participant
 from cloister.federation.published import Published
+from cloister.storage.mirror.subject import Kept
 
 
 async def whole_model(story: Story, party: str, *, after: int) -> bytes:
@@ -243,8 +245,7 @@ def test_a_mark_is_due_every_five_seconds(run: Run) -> None:
 
 
 def digest(story: Story, completed: int) -> bytes:
-    state = story.coordinator._publisher._state
-    return state.digest(run_id="blobs/a", completed=completed)
+    return digest_of(story.state, completed)
 
 
 def test_an_update_before_the_first_model_has_no_round(run: Run) -> None:
@@ -376,7 +377,7 @@ def test_the_state_before_the_first_round_is_known_before_anybody_comes(
 ) -> None:
     async def go() -> None:
         async with Story() as story:
-            state = story.coordinator.initial_state()
+            state = story.keeper.newest.digest
             assert (await story.join_all()).header.state == state == digest(story, 0)
 
     run(go())
@@ -435,7 +436,7 @@ def test_patience_names_who_never_came(run: Run) -> None:
             joining = story.call("alice")
             await asyncio.sleep(0)
             said = await patience_of(story)
-            assert said == "gave up waiting before training began: bob within 0.01 s"
+            assert said == "gave up waiting before round 1 began: bob within 0.01 s"
             joining.cancel()
             await asyncio.wait((joining,))
 
@@ -591,5 +592,91 @@ def test_the_log_holds_aggregates_only(run: Run) -> None:
             assert str((1234.5 + 2345.5) / 20) in text
             for single in ("1234.5", "2345.5", "123.45", "234.55"):
                 assert single not in text
+
+    run(go())
+
+
+def test_who_has_reported_goes_when_the_model_is_sealed(run: Run) -> None:
+    async def go() -> None:
+        async with Story(course(rounds=1)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            coordinator = story.coordinator
+            for party in PARTIES:
+                coordinator.finish(participant(party), report(1, accuracy=1))
+            going = [
+                asyncio.ensure_future(coordinator.until_sealed(it)) for it in PARTIES
+            ]
+            await coordinator.run(patience_seconds=HOUR)
+            assert not any(it.done() for it in going)
+            coordinator.release()
+            await asyncio.gather(*going)
+
+    run(go())
+
+
+def test_who_has_reported_hears_of_a_failure(run: Run) -> None:
+    async def go() -> None:
+        async with Story(course(rounds=1)) as story:
+            await story.join_all()
+            await story.whole_round(1)
+            story.coordinator.finish(participant("bob"), report(1, accuracy=1))
+            going = asyncio.ensure_future(story.coordinator.until_sealed("bob"))
+            await asyncio.sleep(0)
+            error = ProtocolError("the server was stopped", code="server-stopped")
+            await story.coordinator.fail(error)
+            with pytest.raises(ProtocolError) as caught:
+                await going
+            assert caught.value.code == "server-stopped"
+
+    run(go())
+
+
+def test_a_run_goes_on_from_the_state_of_the_server_before(run: Run) -> None:
+    async def go() -> None:
+        async with Story(course(rounds=3), completed=1) as story:
+            said = await patience_of(story)
+            assert said.startswith("gave up waiting before round 2 began: alice, bob")
+        async with Story(course(rounds=3), completed=1) as story:
+            first = await story.join_all()
+            assert (first.header.round, first.header.final) == (2, False)
+            await story.whole_round(2)
+            assert [it.round for it in story.audit.rounds] == [2]
+
+    run(go())
+
+
+def test_a_run_that_was_trained_to_its_end_goes_on_with_the_reports(run: Run) -> None:
+    async def go() -> None:
+        async with Story(course(rounds=3), completed=3) as story:
+            assert (await story.join_all()).header.final
+            for party in PARTIES:
+                story.coordinator.finish(participant(party), report(1, accuracy=1))
+            assert await story.coordinator.run(patience_seconds=HOUR) == {"accuracy": 1}
+            assert story.audit.rounds == []
+
+    run(go())
+
+
+def test_a_state_that_cannot_be_kept_fails_the_run(run: Run) -> None:
+    class Full(KeptInMemory):
+        @override
+        def seal(self, completed: int, *, head: bytes) -> Kept:
+            raise StorageError("no room", code="mirror-unwritable")
+
+    async def go() -> None:
+        async with Story() as story:
+            story.coordinator._publisher._saves._keeper = Full(story.state)
+            await story.join_all()
+            # Its model went out; the next one does not.
+            second = await story.whole_round(1)
+            assert second.header.round == 2
+            with pytest.raises(StorageError):
+                await story.whole_round(2)
+            assert story.coordinator.failure is not None
+            assert story.coordinator.failure.code == "mirror-unwritable"
+            assert [it.round for it in story.audit.rounds] == [1]
+            with pytest.raises(StorageError):
+                await story.coordinator.rest()
 
     run(go())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -17,9 +16,8 @@ from numpy.typing import NDArray
 from tests.support.custodians import Office
 from tests.support.federation_in_memory import Federation, HandClock
 from tests.support.plan_tree import WORKERS
-from tests.support.recorded_log import RecordedLog
 from tests.support.registers import shown_by
-from tests.support.run_audit import RecordedRounds, entries_of, links_of
+from tests.support.run_audit import entries_of, links_of
 from tests.support.running import Run
 from tests.support.training_calls import until
 from tests.support.whole_run import (
@@ -40,9 +38,13 @@ from cloister.errors import (
     VerificationError,
 )
 from cloister.federation import deposits, membership, state, warranting
-from cloister.federation.audit_records import RunFailed, WarrantRenewed
-from cloister.federation.coordinator import Coordinator
-from cloister.federation.course import course_of
+from cloister.federation.audit_records import (
+    RoundCompleted,
+    RunFailed,
+    WarrantRenewed,
+)
+from cloister.federation.audit_verification import verify_audit
+from cloister.federation.auditing.report import Anchors
 from cloister.federation.warranting import seconds_to_renewal
 from cloister.plan.digest import format_digest
 from cloister.plan.plan import Plan, plan_hash
@@ -112,29 +114,47 @@ def test_every_custodian_knows_how_far_the_run_has_come(finished: Scene) -> None
         assert not names & {"deposit-failed", "last-mark-waits"}
 
 
-def test_the_same_run_elsewhere_reaches_the_same_state(
+def test_the_same_run_elsewhere_has_the_same_bits_and_states_that_are_its_own(
     run: Run, finished: Scene, scene: Scene
 ) -> None:
+    """A digest names one sealing of a state: nobody else's state has it."""
     run(whole_run(scene))
-    marks = [it.custodians.mark("alice") for it in (finished, scene)]
-    states = [mark.state for mark in marks if mark is not None]
-    assert len(states) == 2
-    assert states[0] == states[1]
+    assert_same_bits(finished, scene)
+    states = [
+        {mark.state for party in PARTIES if (mark := it.custodians.mark(party))}
+        for it in (finished, scene)
+    ]
+    assert [len(it) for it in states] == [1, 1]
+    assert states[0] != states[1]
 
 
-def test_a_run_that_went_on_is_not_started_over(run: Run, scene: Scene) -> None:
-    mark = Mark(round=7, state=b"\7" * 32, server_epoch=1, server_key=bytes(32))
+def test_a_run_that_is_over_is_not_begun_again(run: Run, finished: Scene) -> None:
+    before = finished.files()
+    length = len(links_of(finished.directory))
+    error = run(error_of(finished.serve(finished.node("aggregator"), task())))
+    assert isinstance(error, ConfigError)
+    assert error.code == "run-exists"
+    assert finished.files() == before
+    assert len(links_of(finished.directory)) == length
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_a_run_that_somebody_knows_of_is_not_started_over(
+    run: Run, scene: Scene, number: int
+) -> None:
+    mark = Mark(round=number, state=b"\7" * 32, server_epoch=1, server_key=bytes(32))
     known = scene.custodians.remember("aggregator", mark)
     error = run(error_of(scene.serve(scene.node("aggregator"), task())))
-    assert isinstance(error, VerificationError)
-    assert error.code == "state-rolled-back"
-    assert "round 7" in error.expected
+    assert isinstance(error, ConfigError)
+    assert error.code == "state-missing"
+    assert f"round {number}" in error.expected
     assert known.state.hex() in error.expected
     # It ended before it listened.
     names = [event["event"] for event in scene.events("aggregator")]
     assert names == ["warranted", "failed"]
     assert scene.custodians.mark("aggregator") == known
     assert scene.files() == ["audit.jsonl", "logs/aggregator.jsonl"]
+    assert not scene.place("aggregator").path.exists()
 
 
 def test_a_server_that_fell_before_its_first_round_was_complete_may_begin_again(
@@ -179,39 +199,81 @@ def test_a_plan_that_goes_on_from_a_state_says_that_it_is_missing(
     assert scene.files() == ["audit.jsonl", "logs/aggregator.jsonl"]
 
 
-def test_a_plan_amended_before_the_first_round_trains_from_the_same_state(
-    run: Run, federation: Federation, finished: Scene, tmp_path: Path
-) -> None:
-    """The state's digest is not of a plan, so the amended one finds it again."""
-    plan = federation.plan
-    model = task().initial_model(seed=plan.training.seed)
-    with ThreadPoolExecutor(1) as threads:
-        former = Coordinator(
-            course_of(plan),
-            model,
-            audit=RecordedRounds(),
-            threads=threads,
-            log=RecordedLog().logger(),
-        )
-    known = Predecessor(
-        plan=format_digest(plan_hash(plan)),
-        state=format_digest(former.initial_state()),
-        round=0,
+async def run_until(scene: Scene, event: str, *, times: int) -> Mark:
+    """Has a run's server stopped in good order; returns what its party knows then.
+
+    Args:
+        scene: The run.
+        event: What the server is to say before.
+        times: How often.
+    """
+    nodes = scene.nodes()
+    serving = asyncio.ensure_future(scene.serve(nodes["aggregator"], task()))
+    working = [
+        asyncio.ensure_future(scene.work(nodes[name], task(), sources()[name]))
+        for name in (WORKERS if event == "round" else ())
+    ]
+    log = scene.directory / "logs" / "aggregator.jsonl"
+    await until(
+        lambda: log.exists() and len(scene.events("aggregator", event)) >= times
     )
-    for before, code in ((known, None), (changed(known), "state-differs")):
-        amended = msgspec.structs.replace(plan, predecessor=before)
-        scene = make_scene(tmp_path / str(code), federation, plan=amended)
-        if code is None:
-            run(whole_run(scene))
-            assert_same_bits(finished, scene)
-        else:
-            error = run(error_of(scene.serve(scene.node("aggregator"), task())))
-            assert error.code == code
-            assert scene.custodians.mark("aggregator") is None
+    for node in (*working, serving):
+        node.cancel()
+    await asyncio.gather(serving, *working, return_exceptions=True)
+    known = scene.custodians.mark("aggregator")
+    assert known is not None
+    return known
 
 
-def changed(known: Predecessor) -> Predecessor:
-    return msgspec.structs.replace(known, state=format_digest(bytes(32)))
+def amended(scene: Scene, known: Mark) -> Plan:
+    """Returns the plan that goes on from what a party knows."""
+    plan = scene.custodians.plan
+    before = Predecessor(
+        plan=format_digest(plan_hash(plan)),
+        state=format_digest(known.state),
+        round=known.round,
+    )
+    return msgspec.structs.replace(plan, predecessor=before)
+
+
+@pytest.mark.parametrize(
+    ("event", "least"),
+    [pytest.param("listening", 0, marks=pytest.mark.long), ("round", 3)],
+)
+def test_an_amended_plan_goes_on_from_the_state_of_the_server_that_was_stopped(
+    run: Run,
+    federation: Federation,
+    finished: Scene,
+    tmp_path: Path,
+    event: str,
+    least: int,
+) -> None:
+    """Its newest state, not that of the last mark: a stop in good order states it."""
+    before = make_scene(tmp_path / "before", federation)
+    known = run(run_until(before, event, times=max(least, 1)))
+    rounds = [
+        it for it in entries_of(before.directory) if isinstance(it, RoundCompleted)
+    ]
+    assert known.round == len(rounds) >= least
+    [failed] = [it for it in entries_of(before.directory) if isinstance(it, RunFailed)]
+    assert failed.state == known.state.hex()
+    verify_audit(links_of(before.directory), anchors=Anchors(), heads=before.heads())
+
+    former, plan = before.place("aggregator"), amended(before, known)
+    scene = make_scene(tmp_path / "after", federation, plan=plan)
+    run(whole_run(scene, former=former))
+    assert_same_bits(finished, scene)
+    verify_audit(links_of(scene.directory), anchors=Anchors(), heads=scene.heads())
+    [resumed] = scene.events("aggregator", "state-resumed")
+    assert (resumed["round"], resumed["state"]) == (known.round, known.state.hex())
+
+    for digest, code in ((bytes(32), "state-differs"), (known.state, "state-missing")):
+        other = amended(before, msgspec.structs.replace(known, state=digest))
+        scene = make_scene(tmp_path / code, federation, plan=other)
+        place = former if code == "state-differs" else scene.place("bob")
+        serving = scene.serve(scene.node("aggregator"), task(), former=place)
+        assert run(error_of(serving)).code == code
+        assert scene.custodians.mark("aggregator") is None
 
 
 def test_workers_refuse_a_server_that_starts_over_behind_their_marks(
@@ -219,7 +281,10 @@ def test_workers_refuse_a_server_that_starts_over_behind_their_marks(
 ) -> None:
     scene = make_scene(tmp_path / "run", federation, patience_seconds=1.0)
     run(whole_run(scene))
+    # Nothing is left of it, as on a new machine.
     scene.model_path.unlink()
+    (scene.directory / "audit.jsonl").unlink()
+    scene.place("aggregator").path.unlink()
     known = scene.custodians.mark("alice")
     # The server's own party lets it go back; nobody else does.
     with scene.custodians.register("aggregator") as register:
@@ -250,7 +315,7 @@ def test_workers_refuse_a_server_that_starts_over_behind_their_marks(
 def test_a_worker_refuses_a_server_with_another_state_of_the_round_it_knows(
     run: Run, federation: Federation, tmp_path: Path
 ) -> None:
-    scene = make_scene(tmp_path / "run", federation, patience_seconds=0.3)
+    scene = make_scene(tmp_path / "run", federation, patience_seconds=1.0)
     forged = Mark(round=0, state=b"\7" * 32, server_epoch=1, server_key=bytes(32))
     scene.custodians.remember("alice", forged)
     # The server that alice knows is gone; this one is the next.
@@ -430,11 +495,12 @@ def test_custodians_that_are_away_stop_no_training_and_are_waited_for_at_its_end
                 assert known is not None
                 assert known.round < 12
                 await offices[party].open()
-            await asyncio.gather(*working)
             await until(lambda: waits("aggregator"))
+            # All have reported; nobody may go before the model is sealed.
+            assert not any(done.done() for done in working)
             assert not scene.model_path.exists()
             await offices["aggregator"].open()
-            await serving
+            await asyncio.gather(serving, *working)
 
     run(story())
     assert_same_bits(finished, scene)

@@ -106,6 +106,23 @@ def test_marks_are_deposited_and_the_newest_is_remembered(
     assert custodians.mark("alice") == mark(4)
 
 
+def test_who_waits_for_a_round_waits_for_it_and_not_for_the_newest_head(
+    run: Run, federation: Federation, custodians: Custodians
+) -> None:
+    async def story() -> None:
+        async with at_work(custodians, federation) as scene:
+            reached = asyncio.ensure_future(scene.deposits.reached(2))
+            scene.deposits.offer(mark(1))
+            await scene.deposits.settled()
+            assert not reached.done()
+            scene.deposits.offer(mark(2))
+            await reached
+            # It may be there already.
+            await scene.deposits.reached(1)
+
+    run(story())
+
+
 def test_who_has_no_mark_waits_for_none(
     run: Run, federation: Federation, custodians: Custodians
 ) -> None:

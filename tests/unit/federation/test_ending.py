@@ -1,23 +1,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.support.custodians import Custodians
 from tests.support.federation_in_memory import Federation
+from tests.support.made_audit import AuditedRun
 from tests.support.recorded_log import RecordedLog
 from tests.support.run_audit import RecordedRounds, participant
 from tests.support.running import Run
 
-from cloister.errors import CloisterError, ProtocolError
+from cloister.errors import (
+    CloisterError,
+    ConfigError,
+    ProtocolError,
+    StorageError,
+    VerificationError,
+)
 from cloister.federation import ending
-from cloister.federation.ending import deposit_last_head
+from cloister.federation.audit_records import RunFailed
+from cloister.federation.ending import deposit_last_head, end_early
 from cloister.federation.messages import ModelHeader
 from cloister.federation.published import Ending
 from cloister.ratls.mark import Mark
 from cloister.ratls.node import Node
+from cloister.storage.mirror.subject import Kept
 
 END = Ending(
     model=ModelHeader(
@@ -122,3 +132,122 @@ def test_training_that_states_no_state_has_no_end(run: Run, server: Node) -> Non
                 log=RecordedLog().logger(),
             )
         )
+
+
+class Rested:
+    """A run that has failed; its newest state is durable, unless a save failed."""
+
+    def __init__(self, kept: Kept | Exception) -> None:
+        self.kept = kept
+
+    async def rest(self) -> Kept:
+        if isinstance(self.kept, Exception):
+            raise self.kept
+        return self.kept
+
+
+STOPPED = ProtocolError("the server was stopped", code="server-stopped")
+
+
+def kept(number: int) -> Kept:
+    return Kept(round=number, counters={}, digest=b"\3" * 32, slot=0)
+
+
+@pytest.fixture
+def story(federation: Federation, tmp_path: Path) -> Iterator[AuditedRun]:
+    """A run of which one round is recorded, and its state is not stated."""
+    made = AuditedRun(federation, tmp_path / "audit.jsonl")
+    made.begin()
+    made.admit_all()
+    sent = made.publish()
+    made.log.round_completed(
+        1, head=sent.head, participants=made.participants(sent), state=None
+    )
+    yield made
+    made.log.close()
+
+
+def ended(
+    run: Run,
+    story: AuditedRun,
+    custodian: Silent,
+    *,
+    newest: Kept | Exception,
+    error: CloisterError = STOPPED,
+) -> RecordedLog:
+    """Ends the run early; returns what is logged."""
+    log = RecordedLog()
+    run(
+        end_early(
+            story.server,
+            Rested(newest),
+            error,
+            custodian=custodian,
+            audit=story.log,
+            log=log.logger(),
+        )
+    )
+    return log
+
+
+def test_the_party_knows_the_newest_state_of_a_run_that_ends_early(
+    run: Run, story: AuditedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending, "_EARLY_DEPOSIT_SECONDS", 0.01)
+    custodian = Silent()
+    log = ended(run, story, custodian, newest=kept(1))
+    failed = story.entries()[-1]
+    assert failed == RunFailed(
+        code="server-stopped", reason=str(STOPPED), state=kept(1).digest.hex()
+    )
+    [mark] = custodian.asked
+    assert (mark.round, mark.state) == (1, kept(1).digest)
+    assert mark.audit_head == story.log.head
+    # It is waited for, and not for long.
+    assert [line["event"] for line in log.events] == ["audit-head-not-deposited"]
+
+
+def test_a_server_whose_own_plan_refuses_it_tells_its_party_how_far_it_came(
+    run: Run, story: AuditedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the plan could not be amended after a recovery of its platform."""
+    monkeypatch.setattr(ending, "_EARLY_DEPOSIT_SECONDS", 0.01)
+    custodian = Silent()
+    refused = VerificationError("out of date", code="appraisal-tcb-status")
+    ended(run, story, custodian, newest=kept(1), error=refused)
+    [mark] = custodian.asked
+    assert (mark.round, mark.state) == (1, kept(1).digest)
+
+
+@pytest.mark.parametrize(
+    ("newest", "error", "state"),
+    [
+        (kept(0), STOPPED, None),  # the log is ahead
+        # It could not be kept.
+        (StorageError("no room", code="mirror-unwritable"), STOPPED, None),
+        (ConfigError("none", code="mirror-arrays"), STOPPED, None),
+        (MemoryError(), STOPPED, None),
+        (
+            kept(1),
+            VerificationError("replaced", code="server-epoch-old"),
+            kept(1).digest,
+        ),
+        (kept(1), ProtocolError("silent", code="custodian-silent"), kept(1).digest),
+    ],
+)
+def test_a_state_that_is_not_durable_or_a_party_that_will_not_hear_is_left_alone(
+    run: Run,
+    story: AuditedRun,
+    newest: Kept | Exception,
+    error: CloisterError,
+    state: bytes | None,
+) -> None:
+    custodian = Silent()
+    log = ended(run, story, custodian, newest=newest, error=error)
+    failed = story.entries()[-1]
+    assert isinstance(failed, RunFailed)
+    assert (failed.code, failed.state) == (error.code, state.hex() if state else None)
+    assert custodian.asked == []
+    assert [line["event"] for line in log.events] == (
+        [] if isinstance(newest, Kept) else ["state-not-kept"]
+    )

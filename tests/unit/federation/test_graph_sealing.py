@@ -52,7 +52,7 @@ def seal(federation: Federation, executor: ThreadPoolExecutor, run: Run) -> Seal
 
         async def story() -> None:
             node = federation.node(party)
-            trainer = Trainer(node, task, executor=executor)
+            trainer = Trainer(node, task, executor=executor, mirror=None, former=None)
             await trainer.prepare(sources()[party])
             graph = GraphSealing(node, trainer, path=path, log=log.logger())
             await graph.rehearse()

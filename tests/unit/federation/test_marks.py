@@ -7,12 +7,13 @@ import pytest
 from tests.support.federation_in_memory import Federation
 from tests.support.refusals import code_of
 
-from cloister.errors import ConfigError, VerificationError
-from cloister.federation.marks import check_fresh_start, check_onward, check_start
+from cloister.errors import CloisterError, ConfigError, VerificationError
+from cloister.federation.marks import check_onward, check_state
 from cloister.federation.messages import ModelHeader
 from cloister.plan.plan import Plan
 from cloister.plan.sections import Predecessor
 from cloister.ratls.mark import Mark
+from cloister.storage.mirror.subject import Kept
 
 STATE, OTHER = b"\1" * 32, b"\2" * 32
 
@@ -32,21 +33,8 @@ def header(completed: int, *, state: bytes | None = None) -> ModelHeader:
     )
 
 
-@pytest.mark.parametrize("known", [None, mark(0)])
-def test_a_run_that_completed_no_round_may_begin(
-    federation: Federation, known: Mark | None
-) -> None:
-    assert check_fresh_start(federation.plan, known) is federation.plan
-
-
-def test_a_run_that_went_on_may_not_begin_again(federation: Federation) -> None:
-    with pytest.raises(VerificationError) as caught:
-        check_fresh_start(federation.plan, mark(1))
-    error = caught.value
-    assert error.code == "state-rolled-back"
-    assert "round 1" in error.expected
-    assert STATE.hex() in error.expected
-    assert "cloister custodian rewind" in error.remedy
+def kept(number: int, *, state: bytes = STATE) -> Kept:
+    return Kept(round=number, counters={}, digest=state, slot=0)
 
 
 def amended(federation: Federation, number: int) -> Plan:
@@ -55,27 +43,60 @@ def amended(federation: Federation, number: int) -> Plan:
     return msgspec.structs.replace(federation.plan, predecessor=before)
 
 
-def test_a_plan_amended_before_the_first_round_begins_with_the_very_state(
+def test_a_run_that_nobody_knows_of_begins_without_a_state(
     federation: Federation,
 ) -> None:
+    assert check_state(federation.plan, None, None, taken_over=True) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "known"),
+    [
+        (kept(0), None),
+        (kept(0), mark(0)),
+        (kept(3), mark(3)),
+        (kept(4, state=OTHER), mark(3)),
+    ],
+)
+def test_a_server_goes_on_from_a_state_that_is_as_new_as_its_party_knows(
+    federation: Federation, state: Kept, known: Mark | None
+) -> None:
+    assert check_state(federation.plan, state, known, taken_over=False) is state
+    # Under an amended plan that has a state of its own, the plan before counts no more.
     plan = amended(federation, 0)
-    assert check_fresh_start(plan, mark(0)) is plan
-    assert check_start(plan, STATE) == check_start(federation.plan, STATE) == STATE
-    with pytest.raises(ConfigError) as caught:
-        check_start(plan, OTHER)
-    assert caught.value.code == "state-differs"
-    assert STATE.hex() in caught.value.expected
-    assert OTHER.hex() in caught.value.got
+    assert check_state(plan, state, known, taken_over=False) is state
 
 
-def test_a_plan_that_goes_on_from_a_state_cannot_begin_without_it(
+@pytest.mark.parametrize(
+    ("number", "state", "known", "error", "code"),
+    [
+        (None, None, mark(0), ConfigError, "state-missing"),
+        (None, None, mark(1), ConfigError, "state-missing"),
+        (3, None, None, ConfigError, "state-missing"),
+        (0, None, None, ConfigError, "state-missing"),
+        (3, kept(3, state=OTHER), None, ConfigError, "state-differs"),
+        (3, kept(4), None, ConfigError, "state-differs"),
+        (3, kept(2), mark(3), ConfigError, "state-differs"),
+        (None, kept(2), mark(3), VerificationError, "state-rolled-back"),
+        (None, kept(3, state=OTHER), mark(3), VerificationError, "state-forked"),
+        (3, kept(3), mark(4), VerificationError, "state-rolled-back"),
+    ],
+)
+def test_a_server_with_another_state_than_is_known_does_not_begin(
     federation: Federation,
+    number: int | None,
+    state: Kept | None,
+    known: Mark | None,
+    error: type[CloisterError],
+    code: str,
 ) -> None:
-    plan = amended(federation, 3)
-    with pytest.raises(ConfigError) as caught:
-        check_fresh_start(plan, None)
-    assert caught.value.code == "state-missing"
+    plan = federation.plan if number is None else amended(federation, number)
+    with pytest.raises(error) as caught:
+        check_state(plan, state, known, taken_over=True)
+    assert caught.value.code == code
     assert STATE.hex() in caught.value.expected
+    if code != "state-differs":
+        assert "cloister custodian rewind" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,17 @@ from cloister.errors import (
     CloisterError,
     ProtocolError,
     RefusedByPeer,
+    StorageError,
     VerificationError,
 )
 from cloister.federation import membership, warranting
 from cloister.federation.line import SERVER_GONE
 from cloister.federation.membership import Membership
+from cloister.federation.outages import Ending
 from cloister.federation.wire_format import wire_format
 from cloister.plan.plan import Plan, plan_hash
 from cloister.plan.sections import Admission
+from cloister.plan.site import Address
 from cloister.ratls.certificate import CLOCK_TOLERANCE
 from cloister.ratls.node import Node
 from cloister.storage.model_vault import open_model
@@ -423,7 +426,12 @@ def test_a_server_in_trouble_is_waited_for(
 
 @asynccontextmanager
 async def member(
-    port: OpenServer, node: Node, log: RecordedLog
+    port: OpenServer,
+    node: Node,
+    log: RecordedLog,
+    *,
+    enrolment: Address | None = None,
+    patience_seconds: float = 0.1,
 ) -> AsyncIterator[Membership]:
     """Has a node admitted, with a custodian that it has no need of."""
     model = task().initial_model(seed=1)
@@ -434,9 +442,9 @@ async def member(
         wire=wire_format(
             node.plan.training.wire, model.layout, workers=len(node.plan.workers)
         ),
-        enrolment=port.enrolment,
+        enrolment=enrolment or port.enrolment,
         training=port.training,
-        patience_seconds=0.1,
+        patience_seconds=patience_seconds,
         log=log.logger(),
     )
     async with membership:
@@ -466,17 +474,17 @@ def test_a_worker_says_nothing_to_a_server_whose_own_warrant_has_ended(
                     pytest.fail("a line to a server that is nobody's")
             assert caught.value.code == "admission-over"
             with pytest.raises(VerificationError) as again:
-                await membership.recover(caught.value)
+                await membership.recover(caught.value, lapsed=False)
             assert again.value.code == "warrant-expired"
             assert port.coordinator.traffic.sent == 0
 
     run(story())
 
 
-def test_a_server_that_is_gone_when_its_clock_may_say_lapsed_is_attested_again(
+def test_a_server_that_is_gone_is_attested_again_whatever_the_clock_says(
     run: Run, server: Node, alice: Node, clock: HandClock, tmp_path: Path
 ) -> None:
-    """TLS ends a call without a word, by the server's clock, which may be ahead."""
+    """TLS ends a call without a word also where the server's clock says lapsed."""
 
     async def story() -> None:
         log = RecordedLog()
@@ -485,12 +493,67 @@ def test_a_server_that_is_gone_when_its_clock_may_say_lapsed_is_attested_again(
             open_server(server, tmp_path) as port,
             member(port, alice, log) as membership,
         ):
-            clock.forward(HALF_A_DAY - CLOCK_TOLERANCE - MINUTE)
-            with pytest.raises(ProtocolError) as caught:
-                await membership.recover(gone)
-            assert caught.value is gone
-            clock.forward(2 * MINUTE)
-            await membership.recover(gone)
+            for times in (1, 2):
+                assert await membership.recover(gone, lapsed=False) is Ending.LOSS
+                assert len(log.named("admission-renewed")) == times
+                clock.forward(HALF_A_DAY - CLOCK_TOLERANCE - MINUTE)
+            assert len(log.named("server-lost")) == 2
+
+    run(story())
+
+
+def test_what_ends_a_call_for_good_is_not_recovered_from(
+    run: Run, server: Node, alice: Node, tmp_path: Path
+) -> None:
+    lapse = RefusedByPeer("out", code="admission-lapsed")
+    others = (
+        RefusedByPeer("another came", code="epoch-old"),
+        ProtocolError("no", code="update-not-finite"),
+        StorageError("no", code="mirror-damaged"),
+    )
+
+    async def story() -> None:
+        log = RecordedLog()
+        async with (
+            open_server(server, tmp_path) as port,
+            member(port, alice, log) as membership,
+        ):
+            for error in others:
+                with pytest.raises(CloisterError) as caught:
+                    await membership.recover(error, lapsed=False)
+                assert caught.value is error
+            assert await membership.recover(lapse, lapsed=False) is Ending.LAPSE
+            with pytest.raises(RefusedByPeer):
+                await membership.recover(lapse, lapsed=True)
             assert len(log.named("admission-renewed")) == 1
+
+    run(story())
+
+
+@pytest.mark.usefixtures("quick")
+def test_somebody_else_who_answers_for_a_server_that_died_does_not_end_the_worker(
+    run: Run, federation: Federation, server: Node, alice: Node, tmp_path: Path
+) -> None:
+    """Until the next server is there, whoever is on the way can answer in its place."""
+
+    async def story() -> None:
+        log = RecordedLog()
+        gone = ProtocolError("the server went away", code=SERVER_GONE)
+        posing = quoting(federation.node("aggregator"), federation.platform("bob"))
+        async with (
+            open_server(server, tmp_path) as port,
+            enrolment_port(posing) as other,
+            relay(always(port.enrolment)) as way,
+            member(
+                port, alice, log, enrolment=way.address, patience_seconds=20
+            ) as membership,
+        ):
+            way.route = always(other.address)
+            recovering = asyncio.ensure_future(membership.recover(gone, lapsed=False))
+            await until(lambda: log.named("waiting-for-server") != [])
+            way.route = always(port.enrolment)
+            await recovering
+        [waited] = log.named("waiting-for-server")
+        assert waited["code"] == "appraisal-measurement"
 
     run(story())

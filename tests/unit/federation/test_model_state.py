@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import cbor2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cloister.errors import ConfigError
@@ -234,6 +230,10 @@ class Momentum:
         return moved, {"velocity": velocity}
 
 
+def bits(state: ModelState) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in state.arrays().items()}
+
+
 def own(strategy: object) -> OwnStrategy:
     return OwnStrategy(
         strategy=strategy,  # type: ignore[arg-type]
@@ -254,9 +254,7 @@ def test_an_own_strategy_steps_as_the_built_in_one_does(
     advance(first, mean, threads)
     advance(second, mean, threads)
     assert one.data.tobytes() == other.data.tobytes()
-    assert first.digest(run_id="a/b", completed=1) == second.digest(
-        run_id="a/b", completed=1
-    )
+    assert bits(first) == bits(second)
 
 
 def test_an_own_strategy_that_diverges_leaves_all_as_it_was(
@@ -265,66 +263,39 @@ def test_an_own_strategy_that_diverges_leaves_all_as_it_was(
     made = layout((13, False))
     model, mean = model_of(made), GivenMean(made)
     state = ModelState(model, own(Momentum()))
-    before = state.digest(run_id="a/b", completed=0)
+    before = bits(state)
     mean.values = mean.values * np.float32(np.inf)
     with pytest.raises(ConfigError) as caught:
         advance(state, mean, threads)
     assert caught.value.code == "training-diverged"
-    assert state.digest(run_id="a/b", completed=0) == before
+    assert bits(state) == before
 
 
-def test_the_digest_is_what_the_specification_says() -> None:
-    made = layout((4, True), statistics=2)
-    model = model_of(made)
+def test_the_arrays_of_a_state_are_views_of_all_that_the_next_round_depends_on() -> (
+    None
+):
+    model = model_of(layout((4, True), (0, True), (3, False)))
     state = ModelState(model, Adam())
-    state.vectors[0][:] = 1
-    state.vectors[1][:] = 2
-    header = ["cloister/state/2", "blobs/a", 3, made.digest(), [16, 16, 16, 16]]
-    raw = cbor2.dumps(header, canonical=True)
-    raw += model.parameters.astype("<f4").tobytes()
-    raw += model.statistics.astype("<f8").tobytes()
-    raw += np.array(4 * [1] + 4 * [2], "<f4").tobytes()
-    expected = hashlib.sha256(raw).digest()
-    assert state.digest(run_id="blobs/a", completed=3) == expected
+    arrays = state.arrays()
+    assert list(arrays) == [
+        "parameter/a0",
+        "parameter/a2",
+        "statistic/moments",
+        *(f"optimizer/{slot}" for slot in Adam().slots),
+    ]
+    for array in arrays.values():
+        array.fill(9)
+    for whole in (model.parameters, model.statistics, *state.vectors):
+        np.testing.assert_array_equal(whole, 9)
+    assert [(spec.name, spec.shape, spec.dtype) for spec in state.specs()] == [
+        (name, array.shape, array.dtype.str) for name, array in arrays.items()
+    ]
+    assert state.specs()[2].dtype == "<f8"
 
 
-@given(st.data())
-def test_any_flipped_bit_changes_the_digest(data: st.DataObject) -> None:
-    state = ModelState(model_of(layout((4, True))), Sgd(momentum=0.9))
-    before = state.digest(run_id="a/b", completed=1)
-    array = data.draw(
-        st.sampled_from(
-            [state.model.parameters, state.model.statistics, *state.vectors]
-        )
-    )
-    raw = np.asarray(array).view(np.uint8)
-    raw[data.draw(st.integers(0, raw.size - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    assert state.digest(run_id="a/b", completed=1) != before
-
-
-def test_the_digest_names_the_run_the_round_and_the_layout() -> None:
-    def digest(made: Layout, run_id: str, completed: int) -> bytes:
-        state = ModelState(ModelBuffer(made), Sgd())
-        return state.digest(run_id=run_id, completed=completed)
-
-    one, other = layout((4, True)), layout((4, False))
-    found = {
-        digest(made, run_id, completed)
-        for made in (one, other)
-        for run_id in ("a/b", "a/c")
-        for completed in (0, 1)
-    }
-    assert len(found) == 8
-
-
-def test_no_byte_passes_from_one_array_to_the_next() -> None:
-    """Without momentum there is one vector less, and two parameters more."""
-    long = ModelState(ModelBuffer(layout((4, True), statistics=0)), Sgd())
-    short = ModelState(ModelBuffer(layout((2, True), statistics=0)), Sgd(momentum=0.5))
-    for state in (long, short):
-        state._layout_digest = "the same"
-    one, other = (s.digest(run_id="a/b", completed=1) for s in (long, short))
-    assert one != other
+def test_the_vectors_of_an_own_strategy_have_its_names() -> None:
+    state = ModelState(model_of(layout((13, False))), own(Momentum()))
+    assert state.arrays()["optimizer/velocity"] is state.vectors[0]
 
 
 def test_a_state_shows_sizes_alone() -> None:

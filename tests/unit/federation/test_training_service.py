@@ -35,12 +35,20 @@ from tests.support.training_calls import (
     report,
     send,
     send_update,
+    until,
     update_for,
     wanted,
 )
 
-from cloister.errors import ProtocolError
+from cloister.errors import (
+    CloisterError,
+    ConfigError,
+    ProtocolError,
+    StorageError,
+    VerificationError,
+)
 from cloister.federation import training_service
+from cloister.federation.call_limits import CALLS_OF_A_PARTY
 from cloister.federation.countersigning import countersign_head
 from cloister.federation.messages import (
     MAX_HEADER_BYTES,
@@ -404,13 +412,19 @@ def test_the_end_of_training_over_the_wire(
         async with first_round(*nodes, tmp_path) as (port, *channels):
             rounds = port.node.plan.training.rounds
             jump_to(port, rounds + 1)
+            told = []
             for channel, node in zip(channels, nodes[1:], strict=True):
                 final = [m async for m in receive(port, channel)]
                 assert model_in(final)[0].final
-                raw = await finish(channel, final_report(port, node, report(2, a=1.0)))
-                assert decode_header(raw, Finished) == Finished()
+                last = final_report(port, node, report(2, a=1.0))
+                told.append(asyncio.ensure_future(finish(channel, last)))
             metrics = await port.coordinator.run(patience_seconds=5)
             assert metrics == {"a": 0.5}
+            # Who has reported is needed until the model is sealed.
+            assert not any(it.done() for it in told)
+            port.coordinator.release()
+            for raw in await asyncio.gather(*told):
+                assert decode_header(raw, Finished) == Finished()
             late = contribute(channels[0])
             await send(late, update_for(port, nodes[1], round_number=rounds)[:1])
             assert await refused(late) == "update-late"
@@ -604,6 +618,54 @@ def test_a_refusal_that_cannot_be_recorded_ends_the_run(
             failure = port.coordinator.failure
             assert failure is not None
             assert failure.code == "audit-unwritable"
-            assert await refused(receive(port, other)) == "audit-unwritable"
+            # A disk can be mended: whoever hears this waits for the next server.
+            assert await refused(receive(port, other)) == "server-stopped"
+
+    run(story())
+
+
+def test_a_failure_that_no_other_server_is_spared_is_told_by_its_name(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story(error: CloisterError) -> str:
+        async with first_round(*nodes, tmp_path / error.code) as (port, channel, _):
+            await port.coordinator.fail(error)
+            told = await refused(receive(port, channel))
+            # This side's own log has it as it is.
+            assert {event["code"] for event in port.events("call-refused")} == {
+                error.code
+            }
+            return told
+
+    for error, told in (
+        (ConfigError("too fast", code="training-diverged"), "training-diverged"),
+        (ConfigError("not so", code="task-failed"), "task-failed"),
+        (VerificationError("replaced", code="epoch-old"), "epoch-old"),
+        (StorageError("/disk is full", code="mirror-unwritable"), "server-stopped"),
+    ):
+        assert run(story(error)) == told
+
+
+def test_reports_that_wait_are_calls_like_all_others(
+    run: Run, nodes: tuple[Node, Node, Node], tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with first_round(*nodes, tmp_path) as (port, channel, _):
+            jump_to(port, port.node.plan.training.rounds + 1)
+            last = final_report(port, nodes[1], report(2, a=1.0))
+            waiting = [
+                asyncio.ensure_future(finish(channel, last))
+                for _ in range(CALLS_OF_A_PARTY)
+            ]
+            shares = port.ports._training_service._limits._shares
+            await until(
+                lambda: "alice" in shares and shares["alice"].calls == len(waiting)
+            )
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await finish(channel, last)
+            assert refusal_code(caught.value) == "calls-too-many"
+            port.coordinator.release()
+            await asyncio.gather(*waiting)
+            assert shares == {}
 
     run(story())

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import grpc
 import pytest
-from tests.support.audit import RecordedDoor
-from tests.support.federation_in_memory import START, Federation, make_federation
+from tests.support.federation_in_memory import Federation, make_federation
+from tests.support.odd_server import (
+    LAYOUT,
+    Answer,
+    Context,
+    OddTraining,
+    model,
+    odd_server,
+)
 from tests.support.plan_tree import Tree, add_worker, average, put, with_quorum
-from tests.support.recorded_log import RecordedLog
 from tests.support.running import Run
 from tests.support.training_calls import until
 from tests.support.whole_run import Scene, make_scene, sources, task
@@ -28,188 +32,38 @@ from cloister.errors import (
     RefusedByPeer,
     VerificationError,
 )
+from cloister.federation import outages
 from cloister.federation.layout import ModelBuffer
 from cloister.federation.messages import (
-    CONTRIBUTE,
-    FINISH,
-    FinalReport,
     Finished,
-    ModelHeader,
     UpdateHeader,
-    UpdateWanted,
-    decode_header,
     encode_header,
 )
 from cloister.federation.wire_format import wire_format
 from cloister.plan.plan import PlanHash
-from cloister.ratls.admission import new_authority
-from cloister.ratls.admission_table import AdmissionTable
 from cloister.ratls.audit_key import verify_countersignature
-from cloister.ratls.certificate import make_certificate
 from cloister.ratls.channels import (
     MAX_CHUNK_BYTES,
-    enrolment_credentials,
-    listen,
     open_channel,
-    server_options,
-    training_credentials,
 )
-from cloister.ratls.enrolment_service import METHOD, EnrolmentService
+from cloister.ratls.enrolment_service import METHOD
 from cloister.ratls.insecure_fetch import fetch_unverified_certificate
-from cloister.ratls.limits import USUAL_LIMITS, Limits
+from cloister.ratls.limits import Limits
 from cloister.ratls.node import Node
-from cloister.ratls.refusals import encode_status
 
-LIFE = timedelta(days=1)
-LAYOUT = task().layout()
 OLD_HEAD = b"\x40" * 32
 _StreamStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
-Answer: TypeAlias = Callable[[int], list[bytes]]
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-
-
-def model(
-    number: int,
-    *,
-    layout: str = LAYOUT.digest(),
-    final: bool = False,
-    state: bytes | None = 32 * b"\1",
-    audit_head: bytes | None = None,
-) -> list[bytes]:
-    """Returns a good model of a round, as messages."""
-    header = ModelHeader(
-        round=number,
-        layout=layout,
-        evaluate=False,
-        final=final,
-        audit_head=audit_head or bytes([number % 256]) * 32,
-        state=state,
-    )
-    return [encode_header(header), ModelBuffer(LAYOUT).data.tobytes()]
-
-
-class OddTraining(grpc.GenericRpcHandler):
-    """Answers the n-th call with what it was given, whatever the worker sends.
-
-    Args:
-        answer: The messages of each call; after an update, those that follow it.
-        lapses: Which calls end with a refusal instead, and with which.
-        refusals: The same for refusals of the message, not of the node.
-    """
-
-    def __init__(
-        self,
-        answer: Answer,
-        *,
-        lapses: Mapping[int, str] = {},
-        refusals: Mapping[int, str] = {},
-    ) -> None:
-        self._answer = answer
-        self._lapses = lapses
-        self._refusals = refusals
-        self._calls = 0
-        self.headers: list[UpdateHeader] = []
-        self.reports: list[FinalReport] = []
-        self.updates: list[bytes] = []
-
-    @override
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[bytes, bytes]:
-        if handler_call_details.method == FINISH:
-            return grpc.unary_unary_rpc_method_handler(self._finish)
-        if handler_call_details.method == CONTRIBUTE:
-            return grpc.stream_stream_rpc_method_handler(self._take)
-        return grpc.stream_stream_rpc_method_handler(self._talk)
-
-    async def _take(
-        self, messages: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
-        received = [await anext(messages)]
-        yield encode_header(UpdateWanted())
-        received += [message async for message in messages]
-        self.headers.append(decode_header(received[0], UpdateHeader))
-        self.updates.append(b"".join(received))
-        async for message in self._talk(messages, context):
-            yield message
-
-    async def _talk(
-        self, messages: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
-        async for _ in messages:
-            pass
-        self._calls += 1
-        if self._calls in self._lapses:
-            await self.lapse(context, self._lapses[self._calls])
-        if self._calls in self._refusals:
-            refusal = ProtocolError("no", code=self._refusals[self._calls])
-            status = grpc.StatusCode.INVALID_ARGUMENT
-            await context.abort(status, encode_status(refusal))
-        for message in self._answer(self._calls):
-            yield message
-
-    async def lapse(self, context: Context, code: str) -> None:
-        error = VerificationError("out", code=code)
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, encode_status(error))
-
-    async def _finish(self, request: bytes, _: Context) -> bytes:
-        self.reports.append(decode_header(request, FinalReport))
-        return self._answer(-1)[0]
-
-
-@asynccontextmanager
-async def odd_server(
-    node: Node,
-    scene: Scene,
-    training: grpc.GenericRpcHandler,
-    *,
-    limits: Limits = USUAL_LIMITS,
-) -> AsyncIterator[tuple[grpc.aio.Server, grpc.aio.Server]]:
-    """Opens an attested server with a training port of its own ideas; lends both."""
-    certificate = make_certificate(node.identity, node.platform, at=START, life=LIFE)
-    authority = new_authority(at=START, life=LIFE)
-    enrolment = EnrolmentService(
-        node,
-        authority=authority,
-        table=AdmissionTable(node.clock),
-        audit=RecordedDoor(),
-        log=RecordedLog().logger(),
-        on_admitted=lambda _: None,
-        limits=limits,
-    )
-    ports = (
-        (
-            scene.training,
-            training,
-            training_credentials(
-                node.identity,
-                certificate,
-                admission_root_pem=authority.certificate_pem(),
-            ),
-        ),
-        (
-            scene.enrolment,
-            enrolment,
-            enrolment_credentials(node.identity, certificate),
-        ),
-    )
-    servers: list[grpc.aio.Server] = []
-    for address, handler, credentials in ports:
-        server = grpc.aio.server(options=server_options(2 * MAX_CHUNK_BYTES))
-        server.add_generic_rpc_handlers((handler,))
-        listen(server, address, credentials)
-        await server.start()
-        servers.append(server)
-    try:
-        yield servers[0], servers[1]
-    finally:
-        for server in servers:
-            await server.stop(0)
 
 
 @pytest.fixture
 def scene(federation: Federation, tmp_path: Path) -> Scene:
     return make_scene(tmp_path / "run", federation)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that went away are looked for without delay."""
+    monkeypatch.setattr(outages, "LAST_PAUSE_SECONDS", 0.001)
 
 
 async def work(scene: Scene, node: Node) -> None:
@@ -249,6 +103,7 @@ def test_a_worker_trains_until_the_server_says_final(
     run(story())
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
@@ -458,7 +313,8 @@ def nodes(server: Node, alice: Node) -> tuple[Node, Node]:
     return server, alice
 
 
-def test_a_server_that_goes_away_is_named_so(
+@pytest.mark.usefixtures("hasty")
+def test_a_server_that_goes_away_all_the_time_is_named_so_in_the_end(
     run: Run, server: Node, alice: Node, scene: Scene
 ) -> None:
     def answer(_: int) -> list[bytes]:
@@ -467,6 +323,7 @@ def test_a_server_that_goes_away_is_named_so(
     error = error_with(run, server, alice, scene, answer=answer)
     assert error.code == "server-gone"
     assert "log says why" in error.remedy
+    assert len(scene.events("alice", "server-lost")) == outages.MOST_LOSSES + 1
 
 
 def test_a_worker_waits_for_a_server_that_is_not_there_yet_and_says_so_once(

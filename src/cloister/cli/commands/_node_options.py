@@ -28,6 +28,13 @@ _OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Write events to stdout."),
     click.option("--tethered", is_flag=True, help="Stop when standard input closes."),
 )
+_TRAINING_OPTIONS = (
+    click.option(
+        "--fresh",
+        is_flag=True,
+        help="Begin anew; what is there is set aside under a dated name.",
+    ),
+)
 _RECIPIENT_OPTIONS = (
     click.option("--party", required=True, help="The recipient, as the plan names it."),
     click.option(
@@ -43,6 +50,11 @@ _RECIPIENT_OPTIONS = (
 def node_options(command: Command) -> Command:
     """Gives a command ``--plan``, ``--site``, ``--json`` and ``--tethered``."""
     return _with(_OPTIONS, command)
+
+
+def training_options(command: Command) -> Command:
+    """Gives a command ``--fresh``, and what every node's command has."""
+    return node_options(_with(_TRAINING_OPTIONS, command))
 
 
 def recipient_options(command: Command) -> Command:

@@ -15,11 +15,13 @@ from cloister.plan.plan import plan_hash, read_plan
 
 @click.command("run")
 @click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
+@click.option("--fresh", is_flag=True, help="Begin anew; set aside what is there.")
 @click.option("--json", "as_json", is_flag=True, help="Write events to stdout.")
-def command(*, plan_path: Path, as_json: bool) -> None:
+def command(*, plan_path: Path, fresh: bool, as_json: bool) -> None:
     """Start all nodes that train on this machine and see them through to the end.
 
-    Everybody must have signed PLAN. The custodians beside it are started first.
+    Everybody must have signed PLAN. The custodians beside it are started first. A run
+    that was stopped, or killed, goes on from the last state that its server kept.
     """
     plan = read_plan(plan_path)
     console = Console(stderr=True)
@@ -27,7 +29,7 @@ def command(*, plan_path: Path, as_json: bool) -> None:
         console.print(SIMULATED_NOTICE, style="yellow")
     console.print(f"plan {plan.run_id}  {plan_hash(plan).hex()}", highlight=False)
     reporter = JsonReporter(write_json) if as_json else reporter_for(plan, console)
-    run_plan(plan, plan_path, reporter=reporter)
+    run_plan(plan, plan_path, reporter=reporter, fresh=fresh)
     if as_json:
         write_json({"event": "done", "run": plan.run_id, "simulated": plan.simulated})
     else:

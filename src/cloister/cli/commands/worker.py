@@ -6,18 +6,19 @@ from pathlib import Path
 
 import click
 
-from cloister.cli.commands._node_options import node_options
+from cloister.cli.commands._node_options import training_options
 from cloister.cli.interpreter import become_node
 
 
 @click.command("worker")
 @click.option("--party", required=True, help="The party, as the plan names it.")
-@node_options
+@training_options
 def command(
     *,
     party: str,
     plan_path: Path,
     site_path: Path | None,
+    fresh: bool,
     as_json: bool,
     tethered: bool,
 ) -> None:
@@ -26,4 +27,4 @@ def command(
     # Only now may anything be imported that reads the environment.
     from cloister.cli.commands._worker_main import run  # noqa: PLC0415
 
-    run(plan_path, party, site_path, as_json=as_json, tethered=tethered)
+    run(plan_path, party, site_path, fresh=fresh, as_json=as_json, tethered=tethered)

@@ -12,6 +12,7 @@ from cloister.federation.audit_records import (
     ModelSealed,
     Participant,
     RoundCompleted,
+    RunFailed,
     ServerIntroduced,
 )
 from cloister.federation.auditing.admissions import Admissions
@@ -124,9 +125,25 @@ class RunRounds:
         """Notes the head after a record; a model may go out with it."""
         self._heads[head] = at
 
-    def fail(self) -> None:
-        """Notes that the server gave up: it has no further rounds."""
+    def fail(self, unverified: RunFailed) -> None:
+        """Notes that the server gave up: it has no further rounds.
+
+        Raises:
+            VerificationError: If it says another state than it did before.
+        """
         self._failed = True
+        completed, state = self.progress.completed, unverified.state
+        if state is None:
+            return
+        known = self._states.setdefault(completed, state)
+        if known != state:
+            raise VerificationError(
+                f"a server gives up with another state of round {completed}",
+                code="audit-state",
+                expected=known,
+                got=state,
+            )
+        self._marked = completed
 
     def complete(self, unverified: RoundCompleted, *, admissions: Admissions) -> None:
         """Takes a round.

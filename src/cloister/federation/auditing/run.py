@@ -171,7 +171,7 @@ class AuditedRun:
                 self._admissions.withdraw(entry, at=at)
                 self._counted = replace(counted, withdrawals=counted.withdrawals + 1)
             case RunFailed():
-                self._rounds.fail()
+                self._rounds.fail(entry)
                 self._gave_up = True
                 self._counted = replace(counted, failures=counted.failures + 1)
 

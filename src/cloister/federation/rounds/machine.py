@@ -70,13 +70,26 @@ class RunMachine:
 
     Args:
         rules: What the plan says.
+        completed: Rounds completed before this machine: the run goes on after them.
+        cohort: Who has the seats of the first round to come, and nobody else: a server
+            before this one was going to make the round of their updates. Nobody: they
+            are drawn.
     """
 
-    def __init__(self, rules: RunRules) -> None:
+    def __init__(
+        self,
+        rules: RunRules,
+        *,
+        completed: int = 0,
+        cohort: tuple[str, ...] = (),
+    ) -> None:
+        if not 0 <= completed <= rules.rounds or not set(cohort) <= set(rules.parties):
+            raise RuntimeError("a state is checked before its run goes on")
         self._rules = rules
         self._known = frozenset(rules.parties)
         self._phase = Phase.GATHERING
-        self._round = 0
+        self._round = completed
+        self._cohort = cohort
         self._joined: set[str] = set()
         self._waiting: Counter[str] = Counter()
         self._seated: set[str] = set()
@@ -93,8 +106,8 @@ class RunMachine:
     def round(self) -> int:
         """Number of the model that is out.
 
-        0 while gathering, then the round, and one more than the last round from when
-        the final model is out.
+        While gathering the round completed last, 0 before any; then the round, and one
+        more than the last round from when the final model is out.
         """
         return self._round
 
@@ -339,8 +352,16 @@ class RunMachine:
             self._phase = Phase.REPORTING
         else:
             self._phase = Phase.TRAINING
-            self._give_seats(self._rules.seats)
+            self._begin_round()
         return participants
+
+    def _begin_round(self) -> None:
+        """Gives the seats of a round: once to a cohort that was chosen before."""
+        if self._cohort:
+            self._seated.update(self._cohort)
+            self._cohort = ()
+        else:
+            self._give_seats(self._rules.seats)
 
     def _give_seats(self, seats: int) -> None:
         """Draws who gets the seats; with a number quorum what is left stays open."""

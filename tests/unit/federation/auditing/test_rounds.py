@@ -265,6 +265,30 @@ def test_after_a_failure_a_server_completes_nothing(run: AuditedRun) -> None:
     assert told(run, round_of(run, sent)) == "audit-over"
 
 
+def test_a_server_that_gives_up_may_state_the_state_that_it_leaves(
+    run: AuditedRun,
+) -> None:
+    sent, head = run.publish(), run.head("alice")
+    run.lie(round_of(run, sent, state=None))
+    left = state_after(1)
+    run.lie(RunFailed(code="server-stopped", reason="stopped", state=left.hex()))
+    known = msgspec.structs.replace(
+        run.mark(), round=1, state=left, audit_head=bytes.fromhex(run.links()[-1].head)
+    )
+    run.verify(head, run.head("aggregator", known))
+    other = msgspec.structs.replace(known, state=state_after(2))
+    with pytest.raises(VerificationError) as caught:
+        run.verify(head, run.head("aggregator", other))
+    assert caught.value.code == "audit-head-differs"
+
+
+def test_a_server_that_gives_up_has_the_state_that_it_stated(run: AuditedRun) -> None:
+    run.complete(run.publish())
+    for state, expected in ((state_after(1), "holds"), (state_after(2), "audit-state")):
+        entry = RunFailed(code="server-stopped", reason="stopped", state=state.hex())
+        assert code_of_log(run.lied(entry)) == expected
+
+
 def test_a_seal_comes_after_the_last_round(run: AuditedRun) -> None:
     run.train(ROUNDS - 1)
     assert told(run, seal_of(run)) == "audit-seal"

@@ -568,3 +568,66 @@ def test_a_deadline_after_the_end_says_nothing() -> None:
     assert machine.phase is Phase.OVER
     with pytest.raises(RuntimeError):
         machine.close()
+
+
+@pytest.mark.parametrize("completed", [1, 2])
+def test_a_run_goes_on_after_the_rounds_that_are_completed(completed: int) -> None:
+    machine = RunMachine(rules(), completed=completed)
+    arrive(machine, *PARTIES[:-1])
+    assert (machine.phase, machine.round) == (Phase.GATHERING, completed)
+    assert not machine.take_model("carol", after=0)
+    assert refused(machine, "carol", completed) == "no-round"
+    arrive(machine, "bob")
+    assert machine.close() == ()
+    assert (machine.phase, machine.round) == (Phase.TRAINING, completed + 1)
+    contribute(machine, *PARTIES)
+    assert machine.close() == PARTIES
+
+
+def test_a_run_whose_rounds_are_all_completed_has_its_parties_report() -> None:
+    machine = RunMachine(rules(rounds=3), completed=3)
+    with pytest.raises(ProtocolError) as caught:
+        machine.report("carol")
+    assert caught.value.code == "finish-early"
+    arrive(machine, *PARTIES)
+    assert machine.close() == ()
+    assert (machine.phase, machine.round) == (Phase.REPORTING, 4)
+    for party in PARTIES:
+        assert machine.take_model(party, after=0)
+        assert machine.report(party)
+    assert machine.close() == PARTIES
+    assert machine.phase is Phase.OVER
+
+
+def test_a_cohort_that_was_chosen_before_has_the_seats_of_one_round() -> None:
+    of = rules(quorum=2)
+    machine = RunMachine(of, completed=1, cohort=("alice", "bob"))
+    arrive(machine, *PARTIES)
+    machine.close()
+    assert machine.seated == ("alice", "bob")
+    assert machine.open_seats == 0
+    assert refused(machine, "carol", 2) == "update-unseated"
+    contribute(machine, "alice", "bob")
+    assert machine.close() == ("alice", "bob")
+    # From then on they are drawn again.
+    assert len(machine.seated) == len(PARTIES)
+
+
+def test_others_stand_in_for_a_cohort_that_does_not_come_back_in_time() -> None:
+    machine = RunMachine(rules(quorum=2), completed=1, cohort=("alice", "bob"))
+    arrive(machine, "carol", "alice")
+    machine.expire(round_number=1)
+    machine.close()
+    contribute(machine, "alice")
+    assert not machine.may_close
+    machine.expire(round_number=2)
+    contribute(machine, "carol")
+    assert machine.close() == ("carol", "alice")
+
+
+@pytest.mark.parametrize(("completed", "cohort"), [(4, ()), (-1, ()), (0, ("nobody",))])
+def test_a_machine_goes_on_from_no_state_that_its_plan_cannot_have(
+    completed: int, cohort: tuple[str, ...]
+) -> None:
+    with pytest.raises(RuntimeError):
+        RunMachine(rules(quorum=2), completed=completed, cohort=cohort)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from cloister.cli.custodian_port import open_port
 from cloister.cli.custodians import build_custodian, look_at_plans, open_register
 from cloister.cli.journal import open_log
 from cloister.cli.node_process import run_node
 from cloister.cli.places import read_custodian_place
-from cloister.custody.serving import CustodianPort
 
 
 def run(path: Path, *, as_json: bool, tethered: bool) -> None:
@@ -22,7 +22,7 @@ def run(path: Path, *, as_json: bool, tethered: bool) -> None:
         with open_register(place) as register:
             custodian = build_custodian(place, register, log=log)
             look_at_plans(custodian)
-            async with CustodianPort(custodian, place.address, log=log):
+            async with open_port(custodian, place.address, log=log):
                 # Nothing sets it: the task is cancelled in the end.
                 await asyncio.Event().wait()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cloister.cli.amending import check_stopped, log_beside
 from cloister.cli.custodians import open_register
 from cloister.cli.output import write_json
 from cloister.cli.places import CustodianPlace, read_custodian_place
@@ -28,6 +29,13 @@ from cloister.ratls.mark import Mark
     help="A custodian that knows how far the run has come.",
 )
 @click.option(
+    "--log",
+    "log_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The run's audit log  [default: where the server beside PLAN writes it]",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -35,14 +43,24 @@ from cloister.ratls.mark import Mark
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 def command(
-    *, plan_path: Path, directory: Path, output: Path | None, as_json: bool
+    *,
+    plan_path: Path,
+    directory: Path,
+    log_path: Path | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Write a successor of PLAN, to be edited, and signed by all again.
 
-    It goes on from the state that the custodian last heard of.
+    It goes on from the state that the custodian last heard of. The run's audit log must
+    say that the server stopped there: one that was killed has come further.
     """
     file, place = read_plan_file(plan_path), read_custodian_place(directory)
-    mark = _mark(place, file.plan)
+    mark = check_stopped(
+        file.plan,
+        _mark(place, file.plan),
+        log_path or log_beside(plan_path, file.plan),
+    )
     text = successor_text(file.text, file.plan, state=mark.state, round=mark.round)
     if output is not None:
         _write_new(output, text)
