@@ -31,14 +31,16 @@ class Averaged:
     plan: Path
 
 
-def run(name: str, directory: Path) -> tuple[dict[str, str], str]:
+def run(
+    name: str, directory: Path, *, limit_seconds: float = LIMIT_SECONDS
+) -> tuple[dict[str, str], str]:
     """Runs an example; returns what it says on stdout, and what it shows of the run."""
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, str(EXAMPLES / name / "run.py"), str(directory)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=LIMIT_SECONDS,
+        timeout=limit_seconds,
     )
     assert done.returncode == 0, done.stderr
     lines = [line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line]
@@ -61,6 +63,19 @@ def test_an_example_trains_three_hospitals(
 ) -> None:
     said, _ = run(name, tmp_path / "run")
     assert float(said["accuracy"]) > least
+
+
+@pytest.mark.long
+def test_spot_instances_that_are_lost_change_no_bit(tmp_path: Path) -> None:
+    # Two runs, and seven processes that are started again.
+    said, shown = run(
+        "spot_instances", tmp_path / "run", limit_seconds=5 * LIMIT_SECONDS
+    )
+    assert said["same losses"] == said["same model"] == "True"
+    assert int(said["kills"]) == 7
+    assert int(said["rounds compared"]) >= 400 - 2  # the server was killed twice
+    assert "west and aggregator away" in shown
+    assert "<svg" in Path(said["figure"]).read_text()
 
 
 @pytest.fixture(scope="module")
