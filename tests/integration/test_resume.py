@@ -79,6 +79,7 @@ def assert_whole(deployment: Deployment, *, rounds: int) -> None:
     assert audit_here(plan, deployment.plan, deployment.run_directory).unproven == 0
 
 
+@pytest.mark.long
 def test_a_run_goes_on_by_itself_after_everything_was_killed(
     deployment: Deployment, start: Start
 ) -> None:
