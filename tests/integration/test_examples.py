@@ -17,7 +17,7 @@ from tests.convergence.test_secure_averaging import (
 )
 from tests.integration.conftest import LIMIT_SECONDS, cloister
 
-from cloister.cli.places import MODEL_NAME
+from cloister.cli.places import AUDIT_NAME, MODEL_NAME
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -108,13 +108,16 @@ def test_a_server_starts_from_no_other_weights_than_the_plans(
 ) -> None:
     """By the plan of the example's run, as if it had not been done."""
     [sealed] = averaged.plan.parent.rglob(MODEL_NAME)
-    sealed.rename(sealed.with_suffix(".kept"))
+    done_before = [sealed, sealed.with_name(AUDIT_NAME)]
+    for path in done_before:
+        path.rename(path.with_suffix(".kept"))
     weights = averaged.plan.with_name("start.safetensors")
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = cloister("server", "--plan", str(averaged.plan))
     weights.write_bytes(content)
-    sealed.with_suffix(".kept").rename(sealed)
+    for path in done_before:
+        path.with_suffix(".kept").rename(path)
     assert done.returncode == 4, done.stderr
     assert "is not the initial model that the plan pins" in done.stderr
     assert "waiting" not in done.stderr  # for its custodian: it asked for no warrant
