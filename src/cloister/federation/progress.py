@@ -94,9 +94,8 @@ class Progress:
         self._failure: CloisterError | None = None
         self._news = asyncio.Event()  # set once, for a model, new seats or a failure
         self._over = asyncio.Event()
-        self._released = (
-            asyncio.Event()
-        )  # set when the model is sealed, or at a failure
+        # Set when the model is sealed, or at a failure.
+        self._released = asyncio.Event()
         self._moving: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.model = state.model
