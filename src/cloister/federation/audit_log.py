@@ -1,8 +1,10 @@
 """The audit log of a run, as its server writes it.
 
 A record is written before what it records takes effect, and is on the disk then; only
-rounds are synced later, with the next mark. `docs/spec/audit.md` says what a log shows,
-and what it does not.
+rounds are synced later, with the next mark or before the next state that is kept.
+`docs/spec/audit.md` says what a log shows, and what it does not.
+
+The file is long because it is one class: one lock is around all that is written.
 """
 
 from __future__ import annotations
